@@ -1,0 +1,71 @@
+//! The knobs of one replica, checked once. Limits that relate to each other are asserted here.
+
+use std::time::Duration;
+
+/// How a replica behaves. All replicas of a group should agree on the timeouts.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Shortest silence after which a follower asks for votes. Also how long it stays loyal to a leader it heard.
+    pub election_timeout_min: Duration,
+    /// Longest; each wait is drawn from `min..max` (Raft §5.2).
+    pub election_timeout_max: Duration,
+    /// A leader contacts each peer at least this often.
+    pub heartbeat_interval: Duration,
+    /// Most bytes of entries in one append (one entry may exceed it).
+    pub append_bytes_max: usize,
+    /// Most bytes of entries in flight to one peer.
+    pub inflight_bytes_max: usize,
+    /// Most appends in flight to one peer.
+    pub inflight_messages_max: usize,
+    /// Proposals are refused when this many bytes are uncommitted.
+    pub uncommitted_bytes_max: usize,
+    /// Entries kept in memory after they are applied and durable, in bytes; colder ones are fetched.
+    pub tail_bytes_max: usize,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(600),
+            heartbeat_interval: Duration::from_millis(100),
+            append_bytes_max: 256 << 10,
+            inflight_bytes_max: 4 << 20,
+            inflight_messages_max: 64,
+            uncommitted_bytes_max: 16 << 20,
+            tail_bytes_max: 1 << 20,
+        }
+    }
+}
+
+impl Options {
+    /// Checks the relations between the knobs; the text says which one is broken and how to mend it.
+    pub fn check(&self) -> Result<(), String> {
+        let rules = [
+            (
+                self.election_timeout_min < self.election_timeout_max,
+                "election_timeout_min must be below election_timeout_max",
+            ),
+            (
+                self.heartbeat_interval * 2 <= self.election_timeout_min,
+                "heartbeat_interval must be at most half of election_timeout_min",
+            ),
+            (
+                self.append_bytes_max <= self.inflight_bytes_max,
+                "append_bytes_max must not exceed inflight_bytes_max",
+            ),
+            (
+                self.inflight_messages_max >= 1,
+                "inflight_messages_max must be at least 1",
+            ),
+            (
+                !self.heartbeat_interval.is_zero(),
+                "heartbeat_interval must not be zero",
+            ),
+        ];
+        match rules.iter().find(|(holds, _)| !holds) {
+            None => Ok(()),
+            Some((_, text)) => Err((*text).to_owned()),
+        }
+    }
+}

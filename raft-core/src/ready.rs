@@ -1,0 +1,154 @@
+//! The outputs: everything a replica asks of its host.
+//! Rule: after any number of inputs, and before the host waits again, call `ready` once and carry out what it says.
+
+use crate::message::Envelope;
+use crate::types::{Entry, HardState, Index, Membership, ReadId, ReplicaId, Stamp, Term, WriteId};
+use std::ops::RangeInclusive;
+
+/// What the host must do now. Dropping one loses votes and entries.
+#[must_use]
+#[derive(Debug, Default)]
+pub struct Ready {
+    /// May leave now; appends leave before our own fsync (thesis §10.2.1).
+    pub messages: Vec<Envelope>,
+    /// Must become durable as one unit, in the order given.
+    pub write: Option<LogWrite>,
+    /// Committed *and* durable here: apply in order. Starts one after the last range handed out.
+    pub committed: Vec<Entry>,
+    /// Reads that may be served once the group has applied `index`.
+    pub reads: Vec<ReadGrant>,
+    /// Reads that will not be served here: ask the leader, if known.
+    pub reads_refused: Vec<(ReadId, Refused)>,
+    /// Cold entries that a lagging peer needs; the core never reads a disk.
+    pub fetch: Vec<LogFetch>,
+    /// Peers whose next entry is truncated away here. The bytes of a snapshot travel beside Raft.
+    pub snapshots: Vec<SnapshotOrder>,
+    /// The log up to here is needed by no one: the host may drop it.
+    pub truncate: Option<Index>,
+    /// Who leads, when that changed.
+    pub leadership: Option<LeadershipChange>,
+}
+
+/// A write and the messages that may leave only after it.
+#[derive(Debug, Default)]
+pub struct LogWrite {
+    /// Comes back in `on_durable`; grows by one.
+    pub id: WriteId,
+    /// The new term and vote, if they changed.
+    pub hard_state: Option<HardState>,
+    /// New entries, contiguous. They replace everything at and after the first one's index.
+    pub entries: Vec<Entry>,
+    /// The commit index now; a mark the store keeps so that a restart can replay without asking anyone.
+    pub commit: Index,
+    /// Vote requests and grants, acknowledgements of appends: only after the fsync.
+    pub then_send: Vec<Envelope>,
+}
+
+/// A read may be served once `applied >= index`. Leadership was confirmed after the read arrived (thesis §6.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadGrant {
+    /// The host's name for the batch of reads.
+    pub read: ReadId,
+    /// The commit index when the read arrived.
+    pub index: Index,
+}
+
+/// Entries a peer needs that are no longer in memory. Answer with `Replica::on_fetched`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogFetch {
+    /// The peer they are for.
+    pub peer: ReplicaId,
+    /// Which; the host may return a prefix.
+    pub range: RangeInclusive<Index>,
+    /// Stop after this many bytes of entries, but return at least one.
+    pub bytes_max: usize,
+}
+
+/// A peer that needs a snapshot because the log it needs is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotOrder {
+    /// The peer.
+    pub peer: ReplicaId,
+}
+
+/// Who leads now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeadershipChange {
+    /// The term.
+    pub term: Term,
+    /// Its leader, if known.
+    pub leader: Option<ReplicaId>,
+    /// True when that is this replica.
+    pub is_self: bool,
+}
+
+/// Why a request was not taken. Definite: nothing was proposed, it may be sent elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Only the leader can; this is who leads, as far as known.
+    NotLeader(Option<ReplicaId>),
+    /// Uncommitted bytes passed `Options::uncommitted_bytes_max`; try again later.
+    Overloaded,
+    /// The leader is handing leadership over.
+    Transferring,
+}
+
+/// Why a message had no effect. Counted, never an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Ignored {
+    /// From an older term.
+    StaleTerm,
+    /// Not for this replica.
+    WrongReplica,
+    /// From a replica that is not a member, with nothing to learn from it.
+    NotMember,
+    /// The current leader is in contact, so no campaign is supported (thesis §4.2.3).
+    LeaderInContact,
+    /// An answer to a question no longer asked.
+    StaleReply,
+    /// A candidate's log is behind or it already voted: answered with a refusal.
+    VoteRefused,
+}
+
+/// A replica's role, with what the host may want to show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleKind {
+    /// Follows a leader, or waits for one.
+    Follower,
+    /// Asks whether a campaign would succeed.
+    PreCandidate,
+    /// Asks for votes.
+    Candidate,
+    /// Leads.
+    Leader,
+}
+
+/// A replica's state at a glance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// This replica.
+    pub id: ReplicaId,
+    /// Its role.
+    pub role: RoleKind,
+    /// Its term and vote.
+    pub hard_state: HardState,
+    /// Who leads, if known.
+    pub leader: Option<ReplicaId>,
+    /// The last entry's index, in memory.
+    pub last: Index,
+    /// The last durable index.
+    pub durable: Index,
+    /// The commit index.
+    pub commit: Index,
+    /// The last applied index.
+    pub applied: Index,
+    /// The log up to here is gone.
+    pub truncated: Index,
+    /// The effective membership.
+    pub membership: Membership,
+    /// For a leader: each other member and the last index known durable there.
+    pub matched: Vec<(ReplicaId, Index)>,
+}
+
+/// A proposal's stamp and payload; re-exported so that hosts name them once.
+pub type Proposal = (Stamp, bytes::Bytes);
