@@ -1,0 +1,60 @@
+//! The closed list of everything that can happen to a worker, and the inbox that collects it.
+
+use crate::storage::{Birth, Completion};
+use crate::types::{GroupId, NodeId, ReplicaId, Ticket};
+use crate::wire::GroupMessage;
+use bytes::Bytes;
+
+/// Something that has already happened.
+#[derive(Debug)]
+pub enum Event {
+    /// Storage reports.
+    Storage(Completion),
+    /// A peer node's frame, decoded; only messages for this worker's groups.
+    Messages {
+        /// The node it came from, as the transport authenticated it.
+        from: NodeId,
+        /// What it carried.
+        messages: Vec<GroupMessage>,
+    },
+    /// A read of one group.
+    Read {
+        /// The group.
+        group: GroupId,
+        /// For `StateMachine::query`.
+        query: Bytes,
+        /// Where the answer goes.
+        ticket: Ticket,
+    },
+    /// A proposal to one group.
+    Propose {
+        /// The group.
+        group: GroupId,
+        /// For `StateMachine::apply`.
+        payload: Bytes,
+        /// Where the answer goes.
+        ticket: Ticket,
+    },
+    /// An order from the host.
+    Control(Control),
+}
+
+/// Orders from the host. Later issues add membership, snapshots, splits.
+#[derive(Debug)]
+pub enum Control {
+    /// A replica begins to exist.
+    Create(Birth),
+    /// Campaign now.
+    Campaign(GroupId),
+    /// Hand leadership over.
+    Transfer {
+        /// The group.
+        group: GroupId,
+        /// To whom.
+        target: ReplicaId,
+        /// Answered when the order was taken or refused.
+        ticket: Ticket,
+    },
+    /// Answer every waiter `Refused(Stopping)` or `Unknown` and take nothing more.
+    Stop,
+}

@@ -1,0 +1,168 @@
+//! The contract of durable storage: what a worker submits, what comes back, what a restart finds.
+//! Implemented by `mem` (this crate, for tests and the simulator) and by store-redb.
+
+use crate::network::Outgoing;
+use crate::types::{Entry, EntryId, GroupId, HardState, Index, Life, Membership, NodeId, ReplicaId};
+use bytes::Bytes;
+use raft_core::WriteId;
+use std::ops::RangeInclusive;
+
+/// Numbers a worker's batches; grows by one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct BatchId(pub u64);
+
+/// Numbers the checkpoints (consistent cuts) of one process run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CutId(pub u64);
+
+/// Everything one turn of one worker must make durable, as one unit, with one fsync.
+#[derive(Debug, Default)]
+pub struct LogBatch {
+    /// Comes back in `Completion::Durable`.
+    pub id: BatchId,
+    /// At most one per group.
+    pub writes: Vec<GroupWrite>,
+    /// New replicas born in this batch; written before anything of theirs.
+    pub births: Vec<Birth>,
+    /// Frames that may leave only after the fsync: votes, grants, acknowledgements. The store hands them, untouched,
+    /// to the completion sink, which sends them.
+    pub then_send: Vec<Outgoing>,
+}
+
+/// One group's part of a batch.
+#[derive(Clone, Debug)]
+pub struct GroupWrite {
+    /// The group.
+    pub group: GroupId,
+    /// Its replica here.
+    pub replica: ReplicaId,
+    /// The replica's life; echoed in the completion.
+    pub life: Life,
+    /// raft-core's number of this write; echoed in the completion.
+    pub write: WriteId,
+    /// The new term and vote, if they changed.
+    pub hard_state: Option<HardState>,
+    /// New entries; they replace everything at and after the first one's index.
+    pub entries: Vec<Entry>,
+    /// The commit mark.
+    pub commit: Index,
+}
+
+/// A replica that begins to exist on this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Birth {
+    /// The group.
+    pub group: GroupId,
+    /// The replica's id; never used before.
+    pub replica: ReplicaId,
+    /// Who is in the group at its first log position.
+    pub membership: Membership,
+    /// The log begins after this fixed position (term 0, index 0 for a group made at bootstrap).
+    pub base: EntryId,
+    /// What the node knows about the group (its range descriptor), opaque here.
+    pub descriptor: Bytes,
+}
+
+/// One group as a restart finds it.
+#[derive(Clone, Debug)]
+pub struct RestoredGroup {
+    /// The group.
+    pub group: GroupId,
+    /// Its replica here.
+    pub replica: ReplicaId,
+    /// Everything raft-core needs.
+    pub restored: raft_core::Restored,
+    /// As in `Birth`, or as last frozen.
+    pub descriptor: Bytes,
+}
+
+/// One group's line in a checkpoint: what the state in the file reflects.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GroupRow {
+    /// The group.
+    pub group: GroupId,
+    /// Its replica here.
+    pub replica: ReplicaId,
+    /// Its life, echoed in `Completion::Checkpointed`.
+    pub life: Life,
+    /// The last entry the frozen state reflects.
+    pub applied: EntryId,
+    /// The membership as of `applied`.
+    pub membership: Membership,
+    /// Opaque here.
+    pub descriptor: Bytes,
+}
+
+/// What a worker asks for when a lagging peer needs entries that are no longer in memory.
+#[derive(Clone, Debug)]
+pub struct FetchRequest {
+    /// The group.
+    pub group: GroupId,
+    /// Echoed.
+    pub life: Life,
+    /// The peer; echoed.
+    pub peer: ReplicaId,
+    /// Which entries; a prefix may be returned.
+    pub range: RangeInclusive<Index>,
+    /// Stop after this many bytes of entries, but return at least one.
+    pub bytes_max: usize,
+}
+
+/// What storage reports, in the order in which it became true. Never lost, never duplicated.
+#[derive(Debug)]
+pub enum Completion {
+    /// The batch is durable. `then_send` must be sent; `writes` must be told to their replicas.
+    Durable {
+        /// The batch.
+        batch: BatchId,
+        /// (group, life, write) of each of its writes.
+        writes: Vec<(GroupId, Life, WriteId)>,
+        /// The frames that waited.
+        then_send: Vec<Outgoing>,
+    },
+    /// The checkpoint is durable: the state of these groups up to these indexes survives any crash.
+    Checkpointed {
+        /// Per group.
+        rows: Vec<(GroupId, Life, Index)>,
+    },
+    /// The answer to a fetch. Empty if the range was truncated meanwhile.
+    Fetched {
+        /// The group.
+        group: GroupId,
+        /// As asked.
+        life: Life,
+        /// As asked.
+        peer: ReplicaId,
+        /// Contiguous from the start of the range.
+        entries: Vec<Entry>,
+    },
+}
+
+/// Takes completions on the store's own thread: sends `then_send`, queues the rest for the worker. Must not block.
+pub trait CompletionSink: Send + Sync {
+    /// Called once per completion, in order.
+    fn complete(&self, completion: Completion);
+}
+
+/// The durable log of one worker's groups. Writes are queued, made durable in order and acknowledged in order.
+/// There is no error path: a store that cannot write ends the process (design rule 12.4).
+pub trait RaftStorage {
+    /// Queues a batch. Returns at once; `Completion::Durable` follows. Batches become durable in submit order.
+    fn submit(&mut self, batch: LogBatch);
+    /// Asks for cold entries; `Completion::Fetched` follows.
+    fn fetch(&mut self, request: FetchRequest);
+    /// The group's log up to here is no longer needed.
+    fn truncate(&mut self, group: GroupId, index: Index);
+    /// A checkpoint that this worker has not frozen for yet, if one is wanted. Asked at every turn boundary.
+    fn cut_wanted(&mut self) -> Option<CutId>;
+    /// This worker's part of the cut: called at a turn boundary, after the state machine froze its memtables.
+    /// One row for every group with a log write or an applied entry since its last row.
+    fn freeze(&mut self, cut: CutId, rows: Vec<GroupRow>);
+    /// True while the log or the memtables are so full that new proposals must be refused.
+    fn is_full(&self) -> bool;
+}
+
+/// Finds the node a replica lives on. (A convenience for hosts; see `Membership::nodes`.)
+pub fn node_of(membership: &Membership, replica: ReplicaId) -> Option<NodeId> {
+    membership.nodes.get(&replica).copied()
+}
