@@ -1,1 +1,5 @@
-//! The node. (Skeleton.)
+//! Everything that tests Flotilla from outside its crates: the simulator, clusters of real processes, tidy.
+//! A crate that is never published and that nothing depends on.
+
+#[cfg(test)]
+mod tidy;
