@@ -1,6 +1,7 @@
 //! Many Raft replicas in one worker: one turn, one frame per node, one log batch. Sans-IO except `host`.
 
 mod event;
+pub mod limits;
 mod machine;
 mod network;
 mod storage;

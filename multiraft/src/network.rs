@@ -8,7 +8,7 @@ use bytes::Bytes;
 pub enum Lane {
     /// Votes, heartbeats, every reply: small, ahead of entries.
     Control,
-    /// Appends that carry entries.
+    /// Appends, the empty ones too: they must not overtake each other.
     Entries,
 }
 
@@ -23,6 +23,14 @@ impl Frame {
     /// Total bytes.
     pub fn len(&self) -> usize {
         self.chunks.iter().map(Bytes::len).sum()
+    }
+
+    /// The frame as one run of bytes: copied, unless it is a single chunk.
+    pub fn to_bytes(&self) -> Bytes {
+        match self.chunks.as_slice() {
+            [only] => only.clone(),
+            chunks => Bytes::from(chunks.concat()),
+        }
     }
 
     /// True for a frame without bytes.
