@@ -4,6 +4,7 @@
 pub mod apply;
 pub mod cli;
 pub mod gateway;
+pub mod health;
 pub mod kv;
 pub mod metrics;
 pub mod options;
