@@ -121,6 +121,7 @@ pub enum Completion {
         then_send: Vec<Outgoing>,
     },
     /// The checkpoint is durable: the state of these groups up to these indexes survives any crash.
+    /// Without rows it only wakes the worker, so that its next turn boundary asks `cut_wanted`.
     Checkpointed {
         /// Per group.
         rows: Vec<(GroupId, Life, Index)>,

@@ -1,0 +1,99 @@
+//! What the caller decides about a node file: whose it is, how large its parts are, who hears about commits.
+
+use crate::error::{Fatal, exit_process};
+use multiraft::NodeId;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The id minted into the cluster's CA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ClusterId(pub [u8; 16]);
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Whose node file this must be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The node.
+    pub node: NodeId,
+}
+
+/// What one group commit did.
+#[derive(Clone, Copy, Debug)]
+pub struct CommitSample {
+    /// Duration of the durable write.
+    pub sync: Duration,
+    /// Worker batches folded into the record.
+    pub batches: usize,
+    /// Entries in the record.
+    pub entries: usize,
+    /// Bytes written, padding included.
+    pub bytes: usize,
+}
+
+/// Hears about every group commit, on the committer's thread. Must not block.
+pub type CommitTap = Arc<dyn Fn(CommitSample) + Send + Sync>;
+
+/// How a node file is used. Sizes of the ring count only when a file gets a new log region.
+#[derive(Clone)]
+pub struct Options {
+    /// Workers; group g belongs to worker `g % workers`.
+    pub workers: usize,
+    /// Bytes of the log ring; a multiple of `segment_bytes`.
+    pub ring_bytes: u64,
+    /// Bytes zero-filled at a time before the ring grows into them.
+    pub segment_bytes: u64,
+    /// Applied bytes in memory that start a checkpoint.
+    pub memtable_bytes: u64,
+    /// redb's page cache, in bytes.
+    pub cache_bytes: usize,
+    /// Ends the process after a failed write or a failed checksum.
+    pub fatal: Fatal,
+    /// Hears about every group commit.
+    pub on_commit: Option<CommitTap>,
+}
+
+impl Options {
+    /// Production sizes: a ring of 1 GiB in segments of 64 MiB.
+    pub fn new(workers: usize) -> Options {
+        Options {
+            workers,
+            ring_bytes: 1 << 30,
+            segment_bytes: 64 << 20,
+            memtable_bytes: 32 << 20,
+            cache_bytes: 256 << 20,
+            fatal: exit_process,
+            on_commit: None,
+        }
+    }
+
+    /// Sizes for several nodes in one process: a ring of 64 MiB in segments of 8 MiB.
+    pub fn small(workers: usize) -> Options {
+        Options {
+            ring_bytes: 64 << 20,
+            segment_bytes: 8 << 20,
+            memtable_bytes: 8 << 20,
+            cache_bytes: 32 << 20,
+            ..Options::new(workers)
+        }
+    }
+}
+
+impl fmt::Debug for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options")
+            .field("workers", &self.workers)
+            .field("ring_bytes", &self.ring_bytes)
+            .field("segment_bytes", &self.segment_bytes)
+            .field("memtable_bytes", &self.memtable_bytes)
+            .field("cache_bytes", &self.cache_bytes)
+            .finish_non_exhaustive()
+    }
+}
