@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod cli;
+pub mod exit;
 pub mod gateway;
 pub mod health;
 pub mod kv;
