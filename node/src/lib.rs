@@ -3,6 +3,7 @@
 
 pub mod apply;
 pub mod cli;
+pub mod descriptor;
 pub mod exit;
 pub mod gateway;
 pub mod health;
@@ -12,4 +13,5 @@ pub mod options;
 pub mod requests;
 pub mod server;
 pub mod service;
+pub mod stages;
 pub mod trust;
