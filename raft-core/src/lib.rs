@@ -1,10 +1,25 @@
 //! The consensus state machine of one Raft replica: no I/O, no clock, no threads, no async, no global rng.
 
+mod election;
+mod following;
+mod invariants;
+mod limits;
+mod log;
+mod membership;
 mod message;
 mod options;
+mod progress;
+mod quorum;
+mod read;
 mod ready;
 mod replica;
+mod replication;
+mod rng;
+mod role;
+#[cfg(test)]
+mod tests;
 mod types;
+mod writes;
 
 pub use message::{AppendOutcome, Envelope, Message};
 pub use options::Options;

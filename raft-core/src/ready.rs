@@ -91,6 +91,8 @@ pub enum Refused {
     Overloaded,
     /// The leader is handing leadership over.
     Transferring,
+    /// Leadership can only be handed to a voter.
+    NotVoter,
 }
 
 /// Why a message had no effect. Counted, never an error.

@@ -1,12 +1,21 @@
-//! One replica: the public calls, dispatch by role, and the invariants checked at the end of each call.
-//! (Skeleton of the contract; the rooms follow.)
+//! One replica: the public calls, dispatch by message and role, and the outputs.
+//! What the calls decide lives in the rooms: `election`, `replication`, `following`, `read`.
 
-use crate::message::Envelope;
+use crate::invariants::Checked;
+use crate::limits::{COMMITTED_BYTES_MAX, TAIL_STRETCH};
+use crate::log::Log;
+use crate::membership::Memberships;
+use crate::message::{AppendOutcome, Envelope, Message};
 use crate::options::Options;
-use crate::ready::{Ignored, Ready, Refused, Status};
+use crate::progress::Progress;
+use crate::quorum;
+use crate::ready::{Ignored, LeadershipChange, LogFetch, ReadGrant, Ready, Refused, SnapshotOrder, Status};
+use crate::rng::Rng;
+use crate::role::{Follower, Role};
 use crate::types::{
-    Entry, EntryId, HardState, Index, Instant, Membership, ReadId, ReplicaId, Stamp, WriteId,
+    Entry, EntryId, HardState, Index, Instant, Membership, Payload, ReadId, ReplicaId, Stamp, Term, WriteId,
 };
+use crate::writes::Writes;
 use bytes::Bytes;
 use std::ops::RangeInclusive;
 
@@ -30,85 +39,558 @@ pub struct Restored {
 }
 
 /// One replica of one Raft group, sans-IO.
-#[derive(Debug)]
-pub struct Replica {}
+///
+/// Calls come in four kinds:
+/// * inputs: `step`, `tick`, `campaign`, `propose`, `propose_stamp`, `read`, `transfer_leadership`
+/// * completions: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`
+/// * outputs: `ready`, `deadline`
+/// * questions: `status`, `is_leader`, `leader`, `membership`
+///
+/// Messages may be lost, duplicated and reordered; completions may not. `now` never goes back.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    pub(crate) id: ReplicaId,
+    pub(crate) options: Options,
+    pub(crate) rng: Rng,
+    /// The time of the last call that told it.
+    pub(crate) now: Instant,
+    /// Term and vote as decided; durable or not.
+    pub(crate) hard: HardState,
+    pub(crate) role: Role,
+    pub(crate) log: Log,
+    pub(crate) memberships: Memberships,
+    pub(crate) writes: Writes,
+    pub(crate) marks: Marks,
+    pub(crate) outbox: Outbox,
+    /// The term and leader last reported in `Ready`.
+    pub(crate) reported: (Term, Option<ReplicaId>),
+    pub(crate) checked: Checked,
+}
 
-#[allow(unused_variables, missing_docs)]
+/// How far the log has come on its way into the state (I3).
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Marks {
+    pub(crate) commit: Index,
+    /// Handed out in `Ready.committed`.
+    pub(crate) handed: Index,
+    pub(crate) applied: Index,
+    pub(crate) checkpointed: Index,
+    /// Durable on every member, as far as known.
+    pub(crate) replicated: Index,
+}
+
+/// Outputs that wait for `ready`.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Outbox {
+    pub(crate) messages: Vec<Envelope>,
+    pub(crate) reads: Vec<ReadGrant>,
+    pub(crate) reads_refused: Vec<(ReadId, Refused)>,
+    pub(crate) fetch: Vec<LogFetch>,
+    pub(crate) snapshots: Vec<SnapshotOrder>,
+}
+
+impl Outbox {
+    fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+            && self.reads.is_empty()
+            && self.reads_refused.is_empty()
+            && self.fetch.is_empty()
+            && self.snapshots.is_empty()
+    }
+}
+
 impl Replica {
+    /// Rebuilds a replica, as a follower that has heard nobody yet. Everything in `restored` is durable.
+    /// `seed` spreads election timeouts: replicas of a group need different ones.
+    ///
+    /// Panics when `restored` contradicts itself: a store must not hand out a damaged log.
     pub fn new(id: ReplicaId, restored: Restored, options: Options, seed: u64, now: Instant) -> Replica {
-        unimplemented!()
+        let mut log = Log::new(restored.truncated);
+        let mut memberships = Memberships::new(restored.truncated.index, restored.membership);
+        for entry in restored.entries {
+            memberships.on_appended(&entry);
+            log.push(entry);
+        }
+        let mut rng = Rng::new(seed ^ id.0.rotate_left(32));
+        let timeout = rng.duration(options.election_timeout_min, options.election_timeout_max);
+        let follower = Follower {
+            leader: None,
+            contact: None,
+            timeout,
+            deadline: now + timeout,
+            matched: Index(0),
+            owed: None,
+        };
+        let hard = restored.hard_state;
+        let mut replica = Replica {
+            id,
+            options,
+            rng,
+            now,
+            hard,
+            role: Role::Follower(follower),
+            writes: Writes::new(hard, log.last().index),
+            log,
+            memberships,
+            marks: Marks {
+                commit: restored.commit,
+                handed: restored.applied,
+                applied: restored.applied,
+                checkpointed: restored.checkpointed,
+                replicated: restored.truncated.index,
+            },
+            outbox: Outbox::default(),
+            reported: (hard.term, None),
+            checked: Checked::default(),
+        };
+        replica.evict();
+        replica.check_invariants();
+        replica
     }
 
-    // inputs
+    // Inputs.
+
+    /// Takes a message from a peer. `Ignored` says why it had no effect: to be counted, never an error.
     pub fn step(&mut self, now: Instant, message: Envelope) -> Result<(), Ignored> {
-        unimplemented!()
+        self.advance_clock(now);
+        let result = self.dispatch(message);
+        self.check_invariants();
+        result
     }
-    /// Call when `deadline()` has passed.
+
+    /// Call when `deadline()` has passed. Harmless earlier.
     pub fn tick(&mut self, now: Instant) {
-        unimplemented!()
+        self.advance_clock(now);
+        if self.deadline().is_some_and(|deadline| deadline <= now) {
+            match self.role {
+                Role::Leader(_) => self.tick_leader(),
+                Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => self.become_pre_candidate(),
+            }
+        }
+        self.check_invariants();
     }
-    /// Campaign now, without waiting for the election timeout.
+
+    /// Campaigns now, without waiting for the election timeout and without asking first. For a group that is known to
+    /// have no leader, as when it is founded. A leader and a non-voter do nothing.
     pub fn campaign(&mut self, now: Instant) {
-        unimplemented!()
+        self.advance_clock(now);
+        if self.is_voter() && !self.is_leader() {
+            self.become_candidate(false);
+        }
+        self.check_invariants();
     }
+
+    /// Appends one command per payload. They are decided when they come out of `Ready.committed` with this term and index;
+    /// when leadership is lost before, their outcome is unknown.
     pub fn propose(
         &mut self,
         now: Instant,
         stamp: Stamp,
         payloads: Vec<Bytes>,
     ) -> Result<RangeInclusive<Index>, Refused> {
-        unimplemented!()
+        assert!(!payloads.is_empty(), "a proposal carries at least one payload");
+        self.advance_clock(now);
+        let commands = payloads.into_iter().map(|bytes| Payload::Command(stamp, bytes));
+        let result = self.append_proposals(commands);
+        self.check_invariants();
+        result
     }
+
     /// One no-op entry that only carries a stamp, so that the group clock advances.
     pub fn propose_stamp(&mut self, now: Instant, stamp: Stamp) -> Result<Index, Refused> {
-        unimplemented!()
-    }
-    pub fn read(&mut self, now: Instant, read: ReadId) -> Result<(), Refused> {
-        unimplemented!()
-    }
-    pub fn transfer_leadership(&mut self, now: Instant, target: ReplicaId) -> Result<(), Refused> {
-        unimplemented!()
+        self.advance_clock(now);
+        let result = self.append_proposals(std::iter::once(Payload::Noop(stamp)));
+        self.check_invariants();
+        result.map(|range| *range.end())
     }
 
-    // completions
+    /// Asks to read what is committed now. Answered by `Ready.reads` or `Ready.reads_refused`, once.
+    pub fn read(&mut self, now: Instant, read: ReadId) -> Result<(), Refused> {
+        self.advance_clock(now);
+        let refused = Refused::NotLeader(self.leader());
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(refused);
+        };
+        // Everything committed before this term is before its first entry, known to us as committed or not.
+        leader.reads.add(read, self.marks.commit.max(leader.first));
+        self.check_invariants();
+        Ok(())
+    }
+
+    /// Hands leadership to `target`, a voter: proposals are refused until it leads or an election timeout has passed.
+    pub fn transfer_leadership(&mut self, now: Instant, target: ReplicaId) -> Result<(), Refused> {
+        self.advance_clock(now);
+        let result = self.begin_transfer(target);
+        self.check_invariants();
+        result
+    }
+
+    // Completions.
+
+    /// `write` and all writes before it are durable. Their `then_send` may leave.
     pub fn on_durable(&mut self, now: Instant, write: WriteId) {
-        unimplemented!()
+        self.advance_clock(now);
+        self.writes.complete(write);
+        self.count_own_vote();
+        self.advance_commit();
+        self.pay_owed_acknowledgement();
+        self.check_invariants();
     }
+
+    /// The state machine reflects the log up to `applied`, which was handed out.
     pub fn on_applied(&mut self, applied: Index) {
-        unimplemented!()
+        let Marks {
+            applied: before,
+            handed,
+            ..
+        } = self.marks;
+        assert!(
+            before <= applied && applied <= handed,
+            "I3: applied {applied} after {before}, handed out {handed}"
+        );
+        self.marks.applied = applied;
+        self.check_invariants();
     }
+
     /// The state up to here survives any crash without the log.
     pub fn on_checkpointed(&mut self, checkpointed: Index) {
-        unimplemented!()
-    }
-    pub fn on_fetched(&mut self, now: Instant, peer: ReplicaId, entries: Vec<Entry>) {
-        unimplemented!()
+        self.marks.checkpointed = self.marks.checkpointed.max(checkpointed);
+        self.check_invariants();
     }
 
-    // outputs
-    pub fn ready(&mut self) -> Ready {
-        unimplemented!()
+    /// The entries of a `LogFetch`, or a prefix of them; none when they are not there any more.
+    pub fn on_fetched(&mut self, now: Instant, peer: ReplicaId, entries: Vec<Entry>) {
+        self.advance_clock(now);
+        self.send_fetched(peer, entries);
+        self.check_invariants();
     }
+
+    // Outputs.
+
+    /// Everything decided since the last call. After any number of inputs, and before the host waits: call it once and
+    /// carry out what it says.
+    pub fn ready(&mut self) -> Ready {
+        self.start_reads();
+        self.send_appends();
+        let truncate = self.take_truncation();
+        self.evict();
+        let write = self.writes.take(self.hard, &self.log, self.marks.commit);
+        let committed = self.take_committed();
+        let leadership = self.take_leadership();
+        let outbox = std::mem::take(&mut self.outbox);
+        self.check_invariants();
+        Ready {
+            messages: outbox.messages,
+            write,
+            committed,
+            reads: outbox.reads,
+            reads_refused: outbox.reads_refused,
+            fetch: outbox.fetch,
+            snapshots: outbox.snapshots,
+            truncate,
+            leadership,
+        }
+    }
+
     /// True when `ready` would return something.
     pub fn has_ready(&self) -> bool {
-        unimplemented!()
-    }
-    /// When to call `tick`; None: nothing to wait for.
-    pub fn deadline(&self) -> Option<Instant> {
-        unimplemented!()
+        !self.outbox.is_empty()
+            || self.is_write_due()
+            || self.committed_through() > self.marks.handed
+            || self.are_appends_due()
+            || self.are_reads_due()
+            || self.truncation_point() > self.log.truncated().index
+            || self.reported != self.reportable()
     }
 
-    // questions
+    /// When to call `tick`; None: nothing to wait for.
+    pub fn deadline(&self) -> Option<Instant> {
+        match &self.role {
+            Role::Follower(follower) => self.is_voter().then_some(follower.deadline),
+            Role::PreCandidate(campaign) | Role::Candidate(campaign) => Some(campaign.deadline),
+            Role::Leader(leader) if leader.peers.is_empty() => None,
+            Role::Leader(leader) => {
+                let transfer = leader.transfer.map(|transfer| transfer.deadline);
+                Some(transfer.map_or(leader.heartbeat_at, |at| at.min(leader.heartbeat_at)))
+            }
+        }
+    }
+
+    // Questions.
+
+    /// Its state at a glance.
     pub fn status(&self) -> Status {
-        unimplemented!()
+        let matched = match &self.role {
+            Role::Leader(leader) => leader.peers.iter().map(|peer| (peer.id, peer.matched)).collect(),
+            _ => Vec::new(),
+        };
+        Status {
+            id: self.id,
+            role: self.role.kind(),
+            hard_state: self.hard,
+            leader: self.leader(),
+            last: self.log.last().index,
+            durable: self.writes.durable(),
+            commit: self.marks.commit,
+            applied: self.marks.applied,
+            truncated: self.log.truncated().index,
+            membership: self.membership().clone(),
+            matched,
+        }
     }
+
+    /// True when it leads its term, as far as it knows.
     pub fn is_leader(&self) -> bool {
-        unimplemented!()
+        matches!(self.role, Role::Leader(_))
     }
+
+    /// Who leads its term, if known.
     pub fn leader(&self) -> Option<ReplicaId> {
-        unimplemented!()
+        match &self.role {
+            Role::Follower(follower) => follower.leader,
+            Role::PreCandidate(_) | Role::Candidate(_) => None,
+            Role::Leader(_) => Some(self.id),
+        }
     }
+
+    /// The membership in force, committed or not.
     pub fn membership(&self) -> &Membership {
-        unimplemented!()
+        self.memberships.effective()
+    }
+
+    /// The last entry, durable or not.
+    pub fn last(&self) -> EntryId {
+        self.log.last()
+    }
+}
+
+/// Dispatch.
+impl Replica {
+    fn dispatch(&mut self, envelope: Envelope) -> Result<(), Ignored> {
+        let Envelope {
+            from,
+            to,
+            term,
+            message,
+        } = envelope;
+        if to != self.id || from == self.id {
+            return Err(Ignored::WrongReplica);
+        }
+        match message {
+            Message::PreVote { last } if term >= self.hard.term => return self.on_pre_vote(from, term, last),
+            Message::PreVoteReply { granted } => return self.on_pre_vote_reply(from, term, granted),
+            _ if term < self.hard.term => return self.refuse_stale(from, &message),
+            _ if term > self.hard.term => self.enter_later_term(from, term, &message)?,
+            _ => {}
+        }
+        match message {
+            Message::PreVote { .. } | Message::PreVoteReply { .. } => Err(Ignored::StaleReply),
+            Message::Vote { last, .. } => self.on_vote(from, last),
+            Message::VoteReply { granted } => self.on_vote_reply(from, granted),
+            Message::Append {
+                previous,
+                entries,
+                commit,
+                replicated,
+            } => self.on_append(from, previous, entries, (commit, replicated)),
+            Message::AppendReply(AppendOutcome::Matched { index }) => self.on_matched(from, index),
+            Message::AppendReply(AppendOutcome::Rejected { previous, hint }) => {
+                self.on_rejected(from, previous, hint)
+            }
+            Message::Heartbeat {
+                commit,
+                replicated,
+                round,
+            } => self.on_heartbeat(from, round, (commit, replicated)),
+            Message::HeartbeatReply { round, matched } => self.on_heartbeat_reply(from, round, matched),
+            Message::TimeoutNow => self.on_timeout_now(from),
+        }
+    }
+
+    /// Somebody is in a later term: so are we now, unless it is a campaign against a leader that we hear. Only the leader
+    /// itself may lift that loyalty, and only for the next term.
+    fn enter_later_term(&mut self, from: ReplicaId, term: Term, message: &Message) -> Result<(), Ignored> {
+        let leader = match message {
+            Message::Vote { transfer, .. } => {
+                let asked_by_leader = *transfer && term == self.hard.term.next();
+                if self.is_leader_in_contact() && !asked_by_leader {
+                    return Err(Ignored::LeaderInContact);
+                }
+                None
+            }
+            Message::Append { .. } | Message::Heartbeat { .. } | Message::TimeoutNow => Some(from),
+            _ => None,
+        };
+        self.become_follower(term, leader);
+        Ok(())
+    }
+
+    fn advance_clock(&mut self, now: Instant) {
+        assert!(
+            now >= self.now,
+            "time goes back from {} to {} ns",
+            self.now.0,
+            now.0
+        );
+        self.now = now;
+    }
+}
+
+/// Parts that the rooms share.
+impl Replica {
+    pub(crate) fn is_voter(&self) -> bool {
+        self.memberships.effective().is_voter(self.id)
+    }
+
+    /// Sends in our term, at once.
+    pub(crate) fn send(&mut self, to: ReplicaId, message: Message) {
+        self.send_as(self.hard.term, to, message);
+    }
+
+    /// Sends at once, speaking of `term`.
+    pub(crate) fn send_as(&mut self, term: Term, to: ReplicaId, message: Message) {
+        let envelope = Envelope {
+            from: self.id,
+            to,
+            term,
+            message,
+        };
+        self.check_leaving(&envelope);
+        self.outbox.messages.push(envelope);
+    }
+
+    /// Sends once everything accepted so far is durable.
+    pub(crate) fn send_after_write(&mut self, to: ReplicaId, message: Message) {
+        self.writes.send_after(Envelope {
+            from: self.id,
+            to,
+            term: self.hard.term,
+            message,
+        });
+    }
+
+    pub(crate) fn is_write_due(&self) -> bool {
+        self.writes.is_due(self.hard, self.log.last().index)
+    }
+
+    pub(crate) fn commit_to(&mut self, index: Index) {
+        let last = self.log.last().index;
+        assert!(index <= last, "I3: commit {index} passes the last entry {last}");
+        self.marks.commit = self.marks.commit.max(index);
+    }
+}
+
+/// Parts of `ready`.
+impl Replica {
+    fn are_reads_due(&self) -> bool {
+        match &self.role {
+            Role::Leader(leader) => leader.reads.is_round_due() && self.marks.commit >= leader.first,
+            _ => false,
+        }
+    }
+
+    /// Waiting reads leave with one round; a sole voter needs none.
+    fn start_reads(&mut self) {
+        if !self.are_reads_due() {
+            return;
+        }
+        let alone = quorum::is_sole_voter(self.memberships.effective(), self.id);
+        if !alone {
+            self.broadcast_heartbeat();
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            if alone {
+                self.outbox.reads.extend(leader.reads.take_waiting());
+            } else {
+                leader.reads.start(leader.round);
+            }
+        }
+    }
+
+    /// Grants the reads of the round in flight when a quorum echoed it or a later one.
+    pub(crate) fn confirm_reads(&mut self) {
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if leader.reads.round_in_flight().is_none() {
+            return;
+        }
+        let own = (self.id, leader.round);
+        let echoed = |id| leader.of_member(id, own, |peer| peer.round);
+        let round = quorum::agreed(self.memberships.effective(), echoed).unwrap_or_default();
+        self.outbox.reads.extend(leader.reads.confirm(round));
+    }
+
+    fn committed_through(&self) -> Index {
+        self.marks.commit.min(self.writes.durable())
+    }
+
+    fn take_committed(&mut self) -> Vec<Entry> {
+        let through = self.committed_through();
+        if through <= self.marks.handed {
+            return Vec::new();
+        }
+        let entries = self
+            .log
+            .batch(self.marks.handed.next(), through, COMMITTED_BYTES_MAX);
+        self.marks.handed = entries.last().map_or(self.marks.handed, |entry| entry.id.index);
+        entries
+    }
+
+    fn truncation_point(&self) -> Index {
+        self.marks.checkpointed.min(self.marks.replicated)
+    }
+
+    /// The log up to here is in the checkpoint and on every member: nobody needs it.
+    fn take_truncation(&mut self) -> Option<Index> {
+        let point = self.truncation_point();
+        if point <= self.log.truncated().index {
+            return None;
+        }
+        self.log.truncate(point);
+        self.memberships.truncate(point);
+        Some(point)
+    }
+
+    /// Bounds the memory of the tail: what is applied may be fetched again. Peers that are reading it get some grace.
+    fn evict(&mut self) {
+        let bytes_max = self.options.tail_bytes_max as u64;
+        if self.log.bytes_in_memory() <= bytes_max {
+            return;
+        }
+        let limit = self.marks.applied.min(self.writes.durable());
+        let needed = match &self.role {
+            Role::Leader(leader) => {
+                let live = leader
+                    .peers
+                    .iter()
+                    .filter(|peer| matches!(peer.progress, Progress::Replicate(_)));
+                live.map(|peer| peer.matched).min().unwrap_or(limit)
+            }
+            _ => limit,
+        };
+        self.log.evict(limit.min(needed), bytes_max);
+        self.log.evict(limit, bytes_max * TAIL_STRETCH);
+    }
+
+    fn reportable(&self) -> (Term, Option<ReplicaId>) {
+        match self.leader() {
+            Some(leader) => (self.hard.term, Some(leader)),
+            // Without a leader the term alone is no news.
+            None => (self.reported.0, None),
+        }
+    }
+
+    fn take_leadership(&mut self) -> Option<LeadershipChange> {
+        let reportable = self.reportable();
+        if self.reported == reportable {
+            return None;
+        }
+        self.reported = reportable;
+        Some(LeadershipChange {
+            term: self.hard.term,
+            leader: reportable.1,
+            is_self: reportable.1 == Some(self.id),
+        })
     }
 }

@@ -1,6 +1,7 @@
 //! The nouns of one Raft group: ids, positions, time, entries, membership.
 //! No behaviour beyond arithmetic and ordering; consensus lives in `replica.rs` and its rooms.
 
+use crate::limits::ENTRY_OVERHEAD_BYTES;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -10,6 +11,13 @@ use std::time::Duration;
 /// A leadership term (Raft §5.1). Term 0 is before any election.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Term(pub u64);
+
+impl Term {
+    /// The term after this one.
+    pub fn next(self) -> Term {
+        Term(self.0 + 1)
+    }
+}
 
 /// A position in the log. The first entry has index 1; 0 is before the log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -109,8 +117,7 @@ pub enum Payload {
 impl Entry {
     /// Bytes this entry counts for in every limit: payload plus a fixed overhead.
     pub fn cost(&self) -> usize {
-        const OVERHEAD: usize = 32;
-        OVERHEAD
+        ENTRY_OVERHEAD_BYTES
             + match &self.payload {
                 Payload::Noop(_) => 0,
                 Payload::Command(_, bytes) => bytes.len(),

@@ -1,0 +1,211 @@
+//! Votes, promises of votes, and who supports whom: pre-vote, vote, stickiness, check-quorum, leadership transfer.
+//!
+//! A replica that hears its leader supports nobody else (thesis §4.2.3), so a replica that was cut off cannot disturb
+//! a working group; and a leader that does not hear a quorum for an election timeout steps down, so that it
+//! does not hold a part of the group that could elect (openraft #2080).
+
+use crate::message::{AppendOutcome, Message};
+use crate::quorum::{self, Outcome};
+use crate::ready::{Ignored, Refused};
+use crate::replica::Replica;
+use crate::role::{Role, Transfer};
+use crate::types::{EntryId, Instant, ReplicaId, Term};
+
+impl Replica {
+    /// The envelope's term is ours or later.
+    pub(crate) fn on_pre_vote(&mut self, from: ReplicaId, term: Term, last: EntryId) -> Result<(), Ignored> {
+        if self.is_leader_in_contact() {
+            return Err(Ignored::LeaderInContact);
+        }
+        let granted = (term > self.hard.term || self.may_vote_for(from)) && last >= self.log.last();
+        // A grant speaks of the term asked for; a refusal teaches our own.
+        let answered = if granted { term } else { self.hard.term };
+        self.send_as(answered, from, Message::PreVoteReply { granted });
+        if granted {
+            Ok(())
+        } else {
+            Err(Ignored::VoteRefused)
+        }
+    }
+
+    pub(crate) fn on_pre_vote_reply(
+        &mut self,
+        from: ReplicaId,
+        term: Term,
+        granted: bool,
+    ) -> Result<(), Ignored> {
+        if !granted && term > self.hard.term {
+            self.become_follower(term, None);
+            return Ok(());
+        }
+        let asked = self.hard.term.next();
+        let Role::PreCandidate(campaign) = &mut self.role else {
+            return Err(Ignored::StaleReply);
+        };
+        if term != (if granted { asked } else { self.hard.term }) {
+            return Err(Ignored::StaleReply);
+        }
+        campaign.record(from, granted);
+        self.conclude_campaign();
+        Ok(())
+    }
+
+    /// The envelope's term is ours by now.
+    pub(crate) fn on_vote(&mut self, from: ReplicaId, last: EntryId) -> Result<(), Ignored> {
+        let granted = self.may_vote_for(from) && last >= self.log.last();
+        if !granted {
+            self.send(from, Message::VoteReply { granted });
+            return Err(Ignored::VoteRefused);
+        }
+        self.hard.vote = Some(from);
+        self.postpone_campaign();
+        let reply = Message::VoteReply { granted };
+        if self.writes.hard_durable() == self.hard {
+            self.send(from, reply);
+        } else if self.is_write_due() {
+            self.send_after_write(from, reply);
+        }
+        // Else the write with this vote is on its way and carries the grant.
+        Ok(())
+    }
+
+    pub(crate) fn on_vote_reply(&mut self, from: ReplicaId, granted: bool) -> Result<(), Ignored> {
+        let Role::Candidate(campaign) = &mut self.role else {
+            return Err(Ignored::StaleReply);
+        };
+        campaign.record(from, granted);
+        self.conclude_campaign();
+        Ok(())
+    }
+
+    /// Our own vote became durable: now it counts.
+    pub(crate) fn count_own_vote(&mut self) {
+        if let Role::Candidate(campaign) = &mut self.role
+            && self.writes.hard_durable() == self.hard
+        {
+            campaign.record(self.id, true);
+            self.conclude_campaign();
+        }
+    }
+
+    pub(crate) fn on_timeout_now(&mut self, from: ReplicaId) -> Result<(), Ignored> {
+        self.follow(from);
+        if !self.is_voter() {
+            return Err(Ignored::StaleReply);
+        }
+        self.become_candidate(true);
+        Ok(())
+    }
+
+    /// Acts on a campaign that is won or lost.
+    pub(crate) fn conclude_campaign(&mut self) {
+        let (Role::PreCandidate(campaign) | Role::Candidate(campaign)) = &self.role else {
+            return;
+        };
+        let outcome = quorum::outcome(self.memberships.effective(), |voter| campaign.answer(voter));
+        match (outcome, &self.role) {
+            (Outcome::Pending, _) => {}
+            (Outcome::Won, Role::PreCandidate(_)) => self.become_candidate(false),
+            (Outcome::Won, _) => self.become_leader(),
+            (Outcome::Lost, _) => self.become_follower(self.hard.term, None),
+        }
+    }
+
+    /// True while this replica must not help anyone else to lead.
+    pub(crate) fn is_leader_in_contact(&self) -> bool {
+        let loyal = |since: Instant| self.now < since + self.options.election_timeout_min;
+        match &self.role {
+            Role::Follower(follower) => follower.contact.is_some_and(loyal),
+            Role::Leader(_) => loyal(self.quorum_contact()),
+            Role::PreCandidate(_) | Role::Candidate(_) => false,
+        }
+    }
+
+    /// When a leader last knew that a quorum follows it.
+    pub(crate) fn quorum_contact(&self) -> Instant {
+        let Role::Leader(leader) = &self.role else {
+            return Instant(0);
+        };
+        let own = (self.id, self.now);
+        let heard = |id| leader.of_member(id, own, |peer| peer.heard);
+        quorum::agreed(self.memberships.effective(), heard).unwrap_or_default()
+    }
+
+    /// A message of an older term: its sender is told ours, if it might go on unaware. Without this answer a replica
+    /// with a higher term would ignore its leader for ever.
+    pub(crate) fn refuse_stale(&mut self, from: ReplicaId, message: &Message) -> Result<(), Ignored> {
+        let reply = match message {
+            Message::PreVote { .. } => Message::PreVoteReply { granted: false },
+            Message::Vote { .. } => Message::VoteReply { granted: false },
+            Message::Append { previous, .. } => Message::AppendReply(AppendOutcome::Rejected {
+                previous: previous.index,
+                hint: EntryId::ZERO,
+            }),
+            Message::Heartbeat { round, .. } => Message::HeartbeatReply {
+                round: *round,
+                matched: crate::types::Index(0),
+            },
+            _ => return Err(Ignored::StaleTerm),
+        };
+        self.send(from, reply);
+        Err(Ignored::StaleTerm)
+    }
+
+    pub(crate) fn begin_transfer(&mut self, target: ReplicaId) -> Result<(), Refused> {
+        let voter = self.memberships.effective().is_voter(target);
+        let deadline = self.now + self.options.election_timeout_max;
+        let refused = Refused::NotLeader(self.leader());
+        let Role::Leader(leader) = &mut self.role else {
+            return Err(refused);
+        };
+        match leader.transfer {
+            _ if !voter => return Err(Refused::NotVoter),
+            Some(transfer) if transfer.target != target => return Err(Refused::Transferring),
+            Some(_) => return Ok(()),
+            None if target == self.id => return Ok(()),
+            None => {}
+        }
+        leader.transfer = Some(Transfer {
+            target,
+            deadline,
+            told: false,
+        });
+        self.continue_transfer();
+        Ok(())
+    }
+
+    /// Tells the target to campaign once it holds the whole log durably: then it can win.
+    pub(crate) fn continue_transfer(&mut self) {
+        let last = self.log.last().index;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        let Some(Transfer {
+            target, told: false, ..
+        }) = leader.transfer
+        else {
+            return;
+        };
+        if leader.peer(target).is_some_and(|peer| peer.matched == last) {
+            if let Some(transfer) = &mut leader.transfer {
+                transfer.told = true;
+            }
+            self.send(target, Message::TimeoutNow);
+        }
+    }
+
+    fn may_vote_for(&self, candidate: ReplicaId) -> bool {
+        match self.hard.vote {
+            Some(vote) => vote == candidate,
+            None => self.leader().is_none(),
+        }
+    }
+
+    /// Gives the candidate we voted for the time to win.
+    fn postpone_campaign(&mut self) {
+        let timeout = self.draw_timeout();
+        if let Role::Follower(follower) = &mut self.role {
+            follower.deadline = self.now + timeout;
+        }
+    }
+}

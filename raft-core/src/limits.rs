@@ -1,0 +1,27 @@
+//! The crate's fixed limits, with their relations asserted at compile time.
+//! Knobs that an operator may turn are in `options.rs`.
+
+/// Most bytes of committed entries handed out by one `ready` (one entry may exceed it).
+pub(crate) const COMMITTED_BYTES_MAX: u64 = 1 << 20;
+
+/// The in-memory tail may grow to this many times `tail_bytes_max` for the sake of peers that still read it.
+pub(crate) const TAIL_STRETCH: u64 = 4;
+
+/// Voters of one half whose tally needs no allocation.
+pub(crate) const VOTERS_INLINE: usize = 8;
+
+/// Fixed bytes every entry counts for, over its payload.
+pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 32;
+
+const _: () = assert!(
+    COMMITTED_BYTES_MAX > ENTRY_OVERHEAD_BYTES as u64,
+    "one ready must carry entries"
+);
+const _: () = assert!(
+    TAIL_STRETCH >= 2,
+    "a peer that lags by one tail must not need the disk"
+);
+const _: () = assert!(
+    VOTERS_INLINE >= 7,
+    "usual groups must be tallied without allocation"
+);
