@@ -1,1 +1,27 @@
-//! (To come.)
+//! The key-value state machine of one group: commands, queries, answers, expiry. Pure: no tokio, redb, clock or rng.
+//! It sees a group's rows through `State`, time as the stamps that entries and reads carry, and nothing else.
+//!
+//! Rows of a group (first byte): `0x00` the group's own rows (clock, counters), `0x01` the index of deadlines,
+//! `0x10` user keys. User keys may hold any bytes. The first two belong to the group, not to its key span.
+
+pub mod answer;
+pub mod apply;
+pub mod command;
+pub mod float;
+pub mod glob;
+pub mod limits;
+pub mod number;
+pub mod query;
+pub mod record;
+pub mod state;
+pub mod tag;
+
+pub use answer::{Answer, Failure};
+pub use apply::Applier;
+pub use command::{Command, Condition, Expect, ExpireCondition, Lifetime, Operation, Slice};
+pub use query::{Query, Scan, evaluate};
+pub use state::{State, clock, next_expiry};
+pub use tag::tag;
+
+#[cfg(test)]
+mod tests;

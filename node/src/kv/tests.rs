@@ -1,0 +1,385 @@
+//! The state machine as a whole: what commands do, and that replicas agree however entries are batched.
+
+use super::command::{Condition, Expect, ExpireCondition, Lifetime, Operation};
+use super::limits::{FLUSH_KEYS_MAX, PURGE_KEYS_MAX};
+use super::*;
+use bytes::Bytes;
+use multiraft::{Queried, Stamp};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+type Rows = BTreeMap<Bytes, Bytes>;
+
+fn apply(rows: &mut Rows, stamp: u64, command: Command<'_>) -> Answer {
+    let mut applier = Applier::begin(rows);
+    let answer = applier.command(Stamp(stamp), &command.encode());
+    applier.finish();
+    Answer::decode(answer).expect("an answer")
+}
+
+fn ask(rows: &Rows, stamp: u64, query: Query<'_>) -> Option<Answer> {
+    match evaluate(rows, &query.encode(), Stamp(stamp)) {
+        Queried::Answer(bytes) => Some(Answer::decode(bytes).expect("an answer")),
+        Queried::AdvanceClock => None,
+    }
+}
+
+fn key(text: &str) -> Slice<'_> {
+    Slice(text.as_bytes())
+}
+
+fn put<'a>(name: &'a str, value: &'a str) -> Command<'a> {
+    Command::Put {
+        key: key(name),
+        value: key(value),
+    }
+}
+
+fn set<'a>(name: &'a str, value: &'a str, lifetime: Lifetime) -> Command<'a> {
+    Command::Set {
+        key: key(name),
+        value: key(value),
+        condition: Condition::Always,
+        lifetime,
+        get: false,
+    }
+}
+
+fn get(rows: &Rows, stamp: u64, name: &str) -> Option<Option<String>> {
+    match ask(rows, stamp, Query::Get { key: key(name) })? {
+        Answer::Record(record) => Some(Some(String::from_utf8_lossy(&record.value).into_owned())),
+        Answer::Nil => Some(None),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_deadline_between_clock_and_stamp_asks_for_the_clock_to_advance() {
+    let mut rows = Rows::new();
+    apply(&mut rows, 1000, set("k", "v", Lifetime::After(100)));
+    assert_eq!(next_expiry(&rows), Some(1100));
+    assert_eq!(get(&rows, 1099, "k"), Some(Some("v".into())));
+    assert_eq!(get(&rows, 1100, "k"), None, "undecided until the clock is there");
+    assert_eq!(
+        ask(
+            &rows,
+            1100,
+            Query::Scan(Scan {
+                examine: 10,
+                ..Scan::default()
+            })
+        ),
+        None
+    );
+    let mut applier = Applier::begin(&mut rows);
+    applier.stamp(Stamp(1100));
+    applier.finish();
+    assert_eq!(clock(&rows), Stamp(1100));
+    assert_eq!(
+        get(&rows, 1050, "k"),
+        Some(None),
+        "an older stamp does not bring it back"
+    );
+    assert_eq!(next_expiry(&rows), None);
+    assert_eq!(rows.len(), 1, "only the counters are left");
+}
+
+#[test]
+fn the_clock_never_goes_back() {
+    let mut rows = Rows::new();
+    apply(&mut rows, 1000, put("a", "1"));
+    apply(&mut rows, 500, set("b", "1", Lifetime::After(10)));
+    assert_eq!(clock(&rows), Stamp(1000));
+    assert_eq!(next_expiry(&rows), Some(1010));
+}
+
+#[test]
+fn purging_is_bounded_and_goes_on_with_later_entries() {
+    let mut rows = Rows::new();
+    for number in 0..PURGE_KEYS_MAX + 1 {
+        apply(&mut rows, 1, set(&number.to_string(), "v", Lifetime::Until(10)));
+    }
+    let mut applier = Applier::begin(&mut rows);
+    applier.stamp(Stamp(10));
+    applier.finish();
+    assert_eq!(ask(&rows, 10, Query::Count), Some(Answer::Integer(1)));
+    assert_eq!(
+        next_expiry(&rows),
+        Some(10),
+        "the leader is told that more is due"
+    );
+    apply(&mut rows, 11, put("x", "y"));
+    assert_eq!(next_expiry(&rows), None);
+    assert_eq!(ask(&rows, 11, Query::Count), Some(Answer::Integer(1)));
+}
+
+#[test]
+fn versions_grow_and_compare_and_set_holds_to_them() {
+    let mut rows = Rows::new();
+    let cas = |expect, value| Command::CompareAndSet {
+        key: key("k"),
+        expect,
+        value,
+        lifetime: Lifetime::Forever,
+    };
+    assert_eq!(
+        apply(&mut rows, 1, cas(Expect::Absent, Some(key("a")))),
+        Answer::Integer(1)
+    );
+    assert_eq!(
+        apply(&mut rows, 1, cas(Expect::Absent, Some(key("b")))),
+        Answer::Mismatch { version: Some(1) }
+    );
+    assert_eq!(
+        apply(&mut rows, 1, cas(Expect::Version(1), Some(key("c")))),
+        Answer::Integer(2)
+    );
+    assert_eq!(
+        apply(&mut rows, 1, cas(Expect::Value(key("a")), None)),
+        Answer::Mismatch { version: Some(2) }
+    );
+    assert_eq!(
+        apply(&mut rows, 1, cas(Expect::Value(key("c")), None)),
+        Answer::Integer(3)
+    );
+    assert_eq!(
+        apply(&mut rows, 1, cas(Expect::Present, None)),
+        Answer::Mismatch { version: None }
+    );
+}
+
+#[test]
+fn a_flush_is_bounded_and_says_what_is_left() {
+    let mut rows = Rows::new();
+    for number in 0..FLUSH_KEYS_MAX + 3 {
+        apply(&mut rows, 1, set(&number.to_string(), "v", Lifetime::Until(100)));
+    }
+    assert_eq!(apply(&mut rows, 2, Command::Flush), Answer::Integer(3));
+    assert_eq!(apply(&mut rows, 2, Command::Flush), Answer::Integer(0));
+    assert_eq!(rows.len(), 1, "no index row is left behind");
+}
+
+#[test]
+fn a_scan_walks_in_pages() {
+    let mut rows = Rows::new();
+    for name in ["a", "b", "c", "d"] {
+        apply(&mut rows, 1, put(name, name));
+    }
+    let scan = Scan {
+        start: key("b"),
+        end: Some(key("d")),
+        pattern: None,
+        examine: 1,
+        values: true,
+    };
+    let Some(Answer::Page(page)) = ask(&rows, 1, Query::Scan(scan.clone())) else {
+        panic!("no page")
+    };
+    assert_eq!(page.rows, [("b".into(), Some("b".into()))]);
+    assert_eq!(page.next, Some("c".into()));
+    let Some(Answer::Page(page)) = ask(
+        &rows,
+        1,
+        Query::Scan(Scan {
+            start: key("c"),
+            ..scan
+        }),
+    ) else {
+        panic!("no page")
+    };
+    assert_eq!(page.rows, [("c".into(), Some("c".into()))]);
+    assert_eq!(page.next, None);
+}
+
+#[test]
+fn bytes_that_are_no_command_are_refused_and_change_nothing_but_the_clock() {
+    let mut rows = Rows::new();
+    for garbage in [
+        &b""[..],
+        b"\0",
+        b"\x01",
+        b"\x01\xff",
+        b"\x02\0\x01k\x01v",
+        b"\x01\0\x01k\x01v!",
+    ] {
+        let mut applier = Applier::begin(&mut rows);
+        let answer = applier.command(Stamp(1), garbage);
+        applier.finish();
+        assert_eq!(Answer::decode(answer), Some(Answer::Failed(Failure::Undecodable)));
+        let Queried::Answer(answer) = evaluate(&rows, garbage, Stamp(1)) else {
+            panic!("no answer")
+        };
+        assert_eq!(Answer::decode(answer), Some(Answer::Failed(Failure::Undecodable)));
+    }
+    assert_eq!(rows.len(), 1);
+}
+
+#[test]
+fn answers_survive_the_wire() {
+    let answers = [
+        Answer::Done,
+        Answer::Nil,
+        Answer::Integer(-5),
+        Answer::Value("v".into()),
+        Answer::Values(vec![None, Some("".into()), Some("x".into())]),
+        Answer::Expiry {
+            deadline: None,
+            stamp: 7,
+        },
+        Answer::Expiry {
+            deadline: Some(8),
+            stamp: 7,
+        },
+        Answer::Mismatch { version: None },
+        Answer::Failed(Failure::WrongRange),
+    ];
+    for answer in answers {
+        assert_eq!(Answer::decode(answer.encode()), Some(answer));
+    }
+}
+
+/// One step of a history: an encoded command or a bare stamp, and the time since the step before.
+#[derive(Clone, Debug)]
+struct Step {
+    after: u64,
+    command: Option<Bytes>,
+}
+
+fn lifetimes() -> impl Strategy<Value = Lifetime> {
+    prop_oneof![
+        Just(Lifetime::Forever),
+        Just(Lifetime::Keep),
+        (-5i64..20).prop_map(Lifetime::After),
+        (0i64..300).prop_map(Lifetime::Until),
+    ]
+}
+
+fn steps() -> impl Strategy<Value = Step> {
+    let names = prop::sample::select(vec!["a", "b", "c", "{t}1", "{t}2"]);
+    let values = prop::sample::select(vec!["", "1", "-7", "2.5", "text"]);
+    let conditions = prop::sample::select(vec![Condition::Always, Condition::Absent, Condition::Present]);
+    let command = (
+        0..12u8,
+        names.clone(),
+        names,
+        values,
+        lifetimes(),
+        conditions,
+        any::<bool>(),
+    )
+        .prop_map(|(kind, name, other, value, lifetime, condition, flag)| {
+            let (name, other, value) = (key(name), key(other), key(value));
+            let command = match kind {
+                0 => Command::Put { key: name, value },
+                1 | 2 => Command::Set {
+                    key: name,
+                    value,
+                    condition,
+                    lifetime,
+                    get: flag,
+                },
+                3 => Command::Delete {
+                    keys: vec![name, other],
+                },
+                4 => Command::Take { key: name },
+                5 => Command::Touch { key: name, lifetime },
+                6 => Command::PutMany {
+                    pairs: vec![(name, value), (other, value)],
+                    absent: flag,
+                },
+                7 => Command::Add { key: name, delta: 3 },
+                8 => Command::Append {
+                    key: name,
+                    value,
+                    bytes_max: 64,
+                },
+                9 => Command::Expire {
+                    key: name,
+                    lifetime,
+                    condition: ExpireCondition {
+                        none: flag,
+                        ..Default::default()
+                    },
+                },
+                10 => Command::Batch {
+                    operations: vec![Operation::Put(name, value), Operation::Delete(other)],
+                },
+                _ if flag => Command::Flush,
+                _ => Command::SetRange {
+                    key: name,
+                    offset: 3,
+                    value,
+                    bytes_max: 64,
+                },
+            };
+            command.encode()
+        });
+    (0..15u64, prop::option::weighted(0.9, command)).prop_map(|(after, command)| Step { after, command })
+}
+
+/// Applies a history in batches of these sizes (repeated), checking the rows after every batch.
+fn replay(history: &[Step], batches: &[usize]) -> (Rows, Vec<Bytes>) {
+    let (mut rows, mut answers, mut now) = (Rows::new(), Vec::new(), 0);
+    let mut rest = history;
+    for size in batches.iter().cycle() {
+        let (batch, later) = rest.split_at((*size).min(rest.len()));
+        let mut applier = Applier::begin(&mut rows);
+        for step in batch {
+            now += step.after;
+            match &step.command {
+                Some(command) => answers.push(applier.command(Stamp(now), command)),
+                None => applier.stamp(Stamp(now)),
+            }
+        }
+        applier.finish();
+        check_rows(&rows);
+        rest = later;
+        if rest.is_empty() {
+            return (rows, answers);
+        }
+    }
+    unreachable!("batches repeat")
+}
+
+/// The counters and the index say exactly what the rows say.
+fn check_rows(rows: &Rows) {
+    let counters = state::Counters::load(rows);
+    let mut index: Vec<Bytes> = rows
+        .keys()
+        .filter(|row| state::read_deadline_row(row).is_some())
+        .cloned()
+        .collect();
+    let mut keys = 0;
+    for (row, bytes) in rows {
+        let Some(key) = state::user_key(row) else { continue };
+        keys += 1;
+        let record = record::Record::decode(bytes.clone()).expect("a record");
+        assert!(record.version <= counters.version);
+        if let Some(deadline) = record.deadline {
+            assert!(deadline >= counters.next_expiry);
+            index.retain(|row| *row != state::deadline_row(deadline, key));
+        }
+    }
+    assert_eq!(keys, counters.keys);
+    assert!(index.is_empty(), "index rows without a key: {index:?}");
+}
+
+proptest! {
+    #[test]
+    fn replicas_agree_however_entries_are_batched(
+        history in prop::collection::vec(steps(), 1..120),
+        batches in prop::collection::vec(1usize..9, 1..6),
+    ) {
+        prop_assert_eq!(replay(&history, &[1]), replay(&history, &batches));
+    }
+
+    #[test]
+    fn no_bytes_make_the_decoders_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let mut framed = vec![1];
+        framed.extend_from_slice(&bytes);
+        let mut rows = Rows::new();
+        Applier::begin(&mut rows).command(Stamp(1), &framed);
+        evaluate(&rows, &framed, Stamp(1));
+        let _ = Answer::decode(bytes.into());
+    }
+}
