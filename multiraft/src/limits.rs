@@ -28,7 +28,37 @@ pub const ENTRIES_MAX: usize = 1 << 16;
 /// Most messages in one frame.
 pub const MESSAGES_MAX: usize = 1 << 20;
 
+/// Most Raft messages waiting in one inbox.
+pub const INBOX_MESSAGES_MAX: usize = 1 << 18;
+
+/// Most bytes of entries in the messages waiting in one inbox.
+pub const INBOX_MESSAGE_BYTES_MAX: usize = 256 << 20;
+
+/// Most reads, and most proposals, waiting in one inbox.
+pub const INBOX_REQUESTS_MAX: usize = 1 << 16;
+
+/// Most reads and proposals of one group that a worker has taken and not answered.
+pub const WAITING_PER_GROUP_MAX: usize = 1 << 16;
+
+/// Most reads and proposals of all groups that a worker has taken and not answered.
+pub const WAITING_PER_WORKER_MAX: usize = 1 << 18;
+
+/// Bytes of log tail that all groups of a worker keep in memory together, as a rule.
+pub const TAIL_BYTES_PER_WORKER: usize = 64 << 20;
+
+/// But each group may keep this many.
+pub const TAIL_BYTES_PER_GROUP_MIN: usize = 64 << 10;
+
 const _: () = {
+    assert!(
+        INBOX_REQUESTS_MAX <= WAITING_PER_GROUP_MAX,
+        "a full inbox must fit into one idle group"
+    );
+    assert!(WAITING_PER_GROUP_MAX <= WAITING_PER_WORKER_MAX);
+    assert!(
+        FRAME_BYTES_MAX <= INBOX_MESSAGE_BYTES_MAX,
+        "the largest frame must fit beside others"
+    );
     assert!(
         FRAME_BYTES_SOFT + 2 * PAYLOAD_BYTES_MAX <= FRAME_BYTES_MAX,
         "an open frame must have room for one more append: append_bytes_max and one oversized payload"

@@ -76,6 +76,10 @@ pub enum Refusal {
     NoSuchGroup,
     /// Too much is waiting already; try again later.
     Overloaded,
+    /// Leadership can only be handed to a voter of the group.
+    NotVoter,
+    /// The payload is larger than `limits::PAYLOAD_BYTES_MAX`; it never will be taken.
+    TooLarge,
     /// The process is stopping.
     Stopping,
 }

@@ -1,0 +1,438 @@
+//! One replica and everyone who waits for it: requests of this turn, proposals by position, reads by grant.
+//! Decides which answer a waiter gets; what the replica decides is raft-core's.
+
+use crate::counters::{Samples, Stage};
+use crate::machine::{Queried, StateMachine};
+use crate::storage::GroupRow;
+use crate::types::{
+    Entry, EntryId, GroupId, Index, Instant, Life, Membership, Outcome, Payload, Refusal, ReplicaId, Stamp,
+    Term, Ticket,
+};
+use bytes::Bytes;
+use raft_core::{LeadershipChange, ReadGrant, ReadId, Refused, Replica};
+use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+/// A group of this worker.
+///
+/// * `proposed` is ordered by index, and every index in it is above `applied`.
+/// * `waiting()` requests of it count against the worker's limit; each is answered exactly once.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) replica: Replica,
+    pub(crate) id: ReplicaId,
+    pub(crate) life: Life,
+    /// The last entry the state reflects.
+    pub(crate) applied: EntryId,
+    /// The deadline it is armed for in the worker's timers.
+    pub(crate) armed: Option<Instant>,
+    /// In the worker's list of groups with work.
+    pub(crate) touched: bool,
+    /// A log write or an applied entry since the last row.
+    pub(crate) dirty: bool,
+    /// The membership as of `applied`.
+    membership: Membership,
+    /// The term this replica leads in, as far as announced.
+    leads: Option<Term>,
+    /// Leadership was lost with proposals waiting: when those still waiting become `Unknown`.
+    doubt: Option<Instant>,
+    arriving: Arriving,
+    proposed: VecDeque<Proposed>,
+    asked: BTreeMap<ReadId, Vec<Query>>,
+    granted: Vec<Granted>,
+    reads_waiting: usize,
+}
+
+/// What a turn is taken with.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moment {
+    /// The host's clock, fixed for the turn.
+    pub(crate) now: Instant,
+    /// The wall clock.
+    pub(crate) wall: Stamp,
+    /// When the first request of this turn arrived.
+    pub(crate) arrived: Instant,
+}
+
+/// Answers of a turn, delivered together at its end.
+pub(crate) type Answers = Vec<(Ticket, Outcome)>;
+
+/// Requests of this turn, not yet seen by the replica.
+#[derive(Debug, Default)]
+struct Arriving {
+    reads: Vec<Query>,
+    payloads: Vec<Bytes>,
+    tickets: Vec<Ticket>,
+}
+
+#[derive(Debug)]
+struct Query {
+    query: Bytes,
+    ticket: Ticket,
+}
+
+/// A proposal in the log, not yet applied.
+#[derive(Debug)]
+struct Proposed {
+    id: EntryId,
+    ticket: Ticket,
+    arrived: Instant,
+    proposed: Instant,
+}
+
+/// Reads that may be answered once `index` is applied.
+#[derive(Debug)]
+struct Granted {
+    index: Index,
+    /// The leader's clock at the grant.
+    stamp: Stamp,
+    queries: Vec<Query>,
+}
+
+/// Proposals the replica took, whose term is known once it announced its leadership.
+#[derive(Debug)]
+pub(crate) struct Accepted {
+    range: RangeInclusive<Index>,
+    tickets: Vec<Ticket>,
+}
+
+impl Group {
+    pub(crate) fn new(
+        replica: Replica,
+        id: ReplicaId,
+        life: Life,
+        applied: EntryId,
+        membership: Membership,
+    ) -> Group {
+        Group {
+            replica,
+            id,
+            life,
+            applied,
+            membership,
+            armed: None,
+            touched: false,
+            dirty: true,
+            leads: None,
+            doubt: None,
+            arriving: Arriving::default(),
+            proposed: VecDeque::new(),
+            asked: BTreeMap::new(),
+            granted: Vec::new(),
+            reads_waiting: 0,
+        }
+    }
+
+    /// Reads and proposals taken and not answered.
+    pub(crate) fn waiting(&self) -> usize {
+        self.arriving.tickets.len() + self.proposed.len() + self.reads_waiting
+    }
+
+    pub(crate) fn push_read(&mut self, query: Bytes, ticket: Ticket) {
+        self.reads_waiting += 1;
+        self.arriving.reads.push(Query { query, ticket });
+    }
+
+    pub(crate) fn push_proposal(&mut self, payload: Bytes, ticket: Ticket) {
+        self.arriving.payloads.push(payload);
+        self.arriving.tickets.push(ticket);
+    }
+
+    /// Hands this turn's reads to the replica, as one.
+    pub(crate) fn ask(&mut self, moment: &Moment, read: ReadId, answers: &mut Answers) {
+        if self.arriving.reads.is_empty() {
+            return;
+        }
+        let queries = std::mem::take(&mut self.arriving.reads);
+        match self.replica.read(moment.now, read) {
+            Ok(()) => {
+                let before = self.asked.insert(read, queries);
+                assert!(before.is_none(), "read {read:?} was used before");
+            }
+            Err(refused) => self.refuse_reads(queries, refused, answers),
+        }
+    }
+
+    /// Hands this turn's proposals to the replica, as one.
+    pub(crate) fn propose(&mut self, now: Instant, stamp: Stamp, answers: &mut Answers) -> Option<Accepted> {
+        if self.arriving.tickets.is_empty() {
+            return None;
+        }
+        let payloads = std::mem::take(&mut self.arriving.payloads);
+        let tickets = std::mem::take(&mut self.arriving.tickets);
+        match self.replica.propose(now, stamp, payloads) {
+            Ok(range) => Some(Accepted { range, tickets }),
+            Err(refused) => {
+                let outcome = Outcome::Refused(self.refusal(refused));
+                answers.extend(tickets.into_iter().map(|ticket| (ticket, outcome.clone())));
+                None
+            }
+        }
+    }
+
+    /// Follows the replica's leadership. A proposal that waits when leadership is lost may still be committed by the
+    /// next leader, or be replaced: both show when its index is applied. It waits for that, but no longer than `patience`.
+    pub(crate) fn on_leadership(&mut self, change: &LeadershipChange, now: Instant, patience: Duration) {
+        self.leads = change.is_self.then_some(change.term);
+        self.doubt = if change.is_self || self.proposed.is_empty() {
+            None
+        } else {
+            self.doubt.or(Some(now + patience))
+        };
+    }
+
+    /// Files proposals that the replica took, and says how many.
+    pub(crate) fn accept(&mut self, accepted: Accepted, moment: &Moment, answers: &mut Answers) -> u64 {
+        let term = self.leads.expect("only a leader that said so takes proposals");
+        let Accepted { range, tickets } = accepted;
+        let count = range.end().0 + 1 - range.start().0;
+        assert_eq!(count, tickets.len() as u64, "one entry per proposal");
+        // Leftovers of an earlier term at these positions: another leader's log replaced them here, but they may still
+        // be committed if this term never commits anything.
+        while self
+            .proposed
+            .back()
+            .is_some_and(|last| last.id.index >= *range.start())
+        {
+            let lost = self.proposed.pop_back().expect("there is a last one");
+            answers.push((lost.ticket, Outcome::Unknown));
+        }
+        for (index, ticket) in (range.start().0..).zip(tickets) {
+            self.proposed.push_back(Proposed {
+                id: EntryId {
+                    term,
+                    index: Index(index),
+                },
+                ticket,
+                arrived: moment.arrived,
+                proposed: moment.now,
+            });
+        }
+        count
+    }
+
+    /// A quorum confirmed the leadership these reads rely on.
+    pub(crate) fn on_granted(&mut self, grant: ReadGrant, stamp: Stamp) {
+        if let Some(queries) = self.asked.remove(&grant.read) {
+            self.granted.push(Granted {
+                index: grant.index,
+                stamp,
+                queries,
+            });
+        }
+    }
+
+    pub(crate) fn on_read_refused(&mut self, read: ReadId, refused: Refused, answers: &mut Answers) {
+        if let Some(queries) = self.asked.remove(&read) {
+            self.refuse_reads(queries, refused, answers);
+        }
+    }
+
+    /// The state reflects these entries now. `results` is the state machine's, one per entry.
+    pub(crate) fn on_applied(
+        &mut self,
+        entries: &[Entry],
+        results: &mut Vec<Bytes>,
+        answers: &mut Answers,
+        samples: &mut Samples,
+        now: Instant,
+    ) {
+        assert_eq!(results.len(), entries.len(), "one answer per applied entry");
+        for (entry, result) in entries.iter().zip(results.drain(..)) {
+            assert_eq!(
+                entry.id.index,
+                self.applied.index.next(),
+                "applied in order, each once"
+            );
+            self.applied = entry.id;
+            if let Payload::Membership(membership) = &entry.payload {
+                self.membership = membership.clone();
+            }
+            self.complete(entry.id, result, answers, samples, now);
+        }
+        self.dirty = true;
+        self.replica.on_applied(self.applied.index);
+    }
+
+    /// Evaluates granted reads whose index is applied. Reads that need a later group clock wait for one stamp-only
+    /// entry, all together, and are evaluated again with the same stamp.
+    pub(crate) fn serve<M: StateMachine>(
+        &mut self,
+        group: GroupId,
+        machine: &mut M,
+        now: Instant,
+        answers: &mut Answers,
+    ) -> u64 {
+        let mut served = 0;
+        let mut early = Vec::new();
+        let applied = self.applied.index;
+        for granted in self.granted.extract_if(.., |granted| granted.index <= applied) {
+            let stamp = granted.stamp;
+            for query in granted.queries {
+                match machine.query(group, &query.query, stamp) {
+                    Queried::Answer(bytes) => {
+                        served += 1;
+                        self.reads_waiting -= 1;
+                        answers.push((query.ticket, Outcome::Answered(bytes)));
+                    }
+                    Queried::AdvanceClock => early.push((stamp, query)),
+                }
+            }
+        }
+        if !early.is_empty() {
+            self.advance_clock(now, early, answers);
+        }
+        served
+    }
+
+    /// Gives up on proposals whose fate has not shown in time.
+    pub(crate) fn give_up(&mut self, now: Instant, answers: &mut Answers) {
+        if self.doubt.is_some_and(|until| until <= now) {
+            self.doubt = None;
+            answers.extend(
+                self.proposed
+                    .drain(..)
+                    .map(|lost| (lost.ticket, Outcome::Unknown)),
+            );
+        }
+    }
+
+    /// Answers everyone: the worker stops.
+    pub(crate) fn dismiss(&mut self, answers: &mut Answers) {
+        let stopping = Outcome::Refused(Refusal::Stopping);
+        let arriving = std::mem::take(&mut self.arriving);
+        answers.extend(
+            arriving
+                .tickets
+                .into_iter()
+                .map(|ticket| (ticket, stopping.clone())),
+        );
+        answers.extend(
+            self.proposed
+                .drain(..)
+                .map(|lost| (lost.ticket, Outcome::Unknown)),
+        );
+        let asked = std::mem::take(&mut self.asked).into_values().flatten();
+        let granted = self.granted.drain(..).flat_map(|granted| granted.queries);
+        let reads = arriving.reads.into_iter().chain(asked).chain(granted);
+        answers.extend(reads.map(|query| (query.ticket, stopping.clone())));
+        self.reads_waiting = 0;
+        self.doubt = None;
+    }
+
+    /// When it wants to be woken next.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        match (self.replica.deadline(), self.doubt) {
+            (Some(replica), Some(doubt)) => Some(replica.min(doubt)),
+            (replica, doubt) => replica.or(doubt),
+        }
+    }
+
+    /// What a request that is not taken is told.
+    pub(crate) fn refusal(&self, refused: Refused) -> Refusal {
+        match refused {
+            Refused::NotLeader(leader) => {
+                let nodes = &self.replica.membership().nodes;
+                Refusal::NotLeader(leader.and_then(|leader| nodes.get(&leader).copied()))
+            }
+            // While leadership is handed over, this node is still the one to ask.
+            Refused::Overloaded | Refused::Transferring => Refusal::Overloaded,
+            Refused::NotVoter => Refusal::NotVoter,
+        }
+    }
+
+    /// Its line in a checkpoint.
+    pub(crate) fn row(&self, group: GroupId, descriptor: Bytes) -> GroupRow {
+        GroupRow {
+            group,
+            replica: self.id,
+            life: self.life,
+            applied: self.applied,
+            membership: self.membership.clone(),
+            descriptor,
+        }
+    }
+
+    /// The invariants of the type, after a turn.
+    pub(crate) fn check(&self, group: GroupId) {
+        assert!(
+            self.arriving.tickets.is_empty() && self.arriving.reads.is_empty(),
+            "{group}: requests left over"
+        );
+        if let (Some(first), Some(last)) = (self.proposed.front(), self.proposed.back()) {
+            assert!(
+                first.id.index > self.applied.index,
+                "{group}: {} waits below applied",
+                first.id
+            );
+            assert!(
+                first.id.index <= last.id.index,
+                "{group}: {} waits before {}",
+                first.id,
+                last.id
+            );
+            assert!(
+                self.leads.is_some() || self.doubt.is_some(),
+                "{group}: waits for nothing"
+            );
+        }
+    }
+
+    /// Answers the proposal at this position, if it is still waiting.
+    fn complete(
+        &mut self,
+        applied: EntryId,
+        result: Bytes,
+        answers: &mut Answers,
+        samples: &mut Samples,
+        now: Instant,
+    ) {
+        if self
+            .proposed
+            .front()
+            .is_none_or(|first| first.id.index > applied.index)
+        {
+            return;
+        }
+        let first = self.proposed.pop_front().expect("there is a first one");
+        assert_eq!(
+            first.id.index, applied.index,
+            "applied passed over a waiting proposal"
+        );
+        if first.id == applied {
+            samples.add(Stage::Commit, first.proposed, now, 1);
+            samples.add_answer(first.arrived);
+            answers.push((first.ticket, Outcome::Answered(result)));
+        } else {
+            // Another entry is committed at its position, so it never will be (Raft §5.4.3): a definite refusal.
+            let refused = Refused::NotLeader(self.replica.leader());
+            answers.push((first.ticket, Outcome::Refused(self.refusal(refused))));
+        }
+    }
+
+    fn advance_clock(&mut self, now: Instant, early: Vec<(Stamp, Query)>, answers: &mut Answers) {
+        let stamp = early.iter().map(|(stamp, _)| *stamp).max().expect("not empty");
+        match self.replica.propose_stamp(now, stamp) {
+            Ok(index) => {
+                for (stamp, query) in early {
+                    self.granted.push(Granted {
+                        index,
+                        stamp,
+                        queries: vec![query],
+                    });
+                }
+            }
+            Err(refused) => {
+                let queries = early.into_iter().map(|(_, query)| query).collect();
+                self.refuse_reads(queries, refused, answers);
+            }
+        }
+    }
+
+    fn refuse_reads(&mut self, queries: Vec<Query>, refused: Refused, answers: &mut Answers) {
+        let outcome = Outcome::Refused(self.refusal(refused));
+        self.reads_waiting -= queries.len();
+        answers.extend(queries.into_iter().map(|query| (query.ticket, outcome.clone())));
+    }
+}

@@ -1,0 +1,263 @@
+//! Where everything for one worker arrives: bounded queues by class, drained whole at the start of a turn.
+//! The one place in this crate that is shared between threads outside `host`; what it holds, it moves, never changes.
+
+use crate::event::Event;
+use crate::limits;
+use crate::types::{Instant, Outcome, Refusal};
+use crate::wire::GroupMessage;
+use raft_core::Message;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// How a push reaches a sleeping worker, and what time it is for whoever pushes.
+pub trait Doorbell: Send + Sync {
+    /// Wakes the worker. Called by the first push after the worker went to sleep, on the pusher's thread.
+    fn ring(&self);
+    /// The worker's clock. Read once per turn at most, by the first request after a drain.
+    fn now(&self) -> Instant;
+}
+
+/// A doorbell for hosts that look for themselves: simulators and tests.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SilentBell;
+
+impl Doorbell for SilentBell {
+    fn ring(&self) {}
+    fn now(&self) -> Instant {
+        Instant(0)
+    }
+}
+
+/// How much may wait in one inbox. Storage completions and control orders are never refused: the first may not get
+/// lost, the second come from this process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InboxLimits {
+    /// Raft messages; more are dropped, as the network may.
+    pub messages_max: usize,
+    /// Bytes of entries in those messages.
+    pub message_bytes_max: usize,
+    /// Reads; more are answered `Refused(Overloaded)`.
+    pub reads_max: usize,
+    /// Proposals; more are answered `Refused(Overloaded)`.
+    pub proposals_max: usize,
+}
+
+impl Default for InboxLimits {
+    fn default() -> InboxLimits {
+        InboxLimits {
+            messages_max: limits::INBOX_MESSAGES_MAX,
+            message_bytes_max: limits::INBOX_MESSAGE_BYTES_MAX,
+            reads_max: limits::INBOX_REQUESTS_MAX,
+            proposals_max: limits::INBOX_REQUESTS_MAX,
+        }
+    }
+}
+
+/// The worker's end.
+pub struct Inbox {
+    shared: Arc<Shared>,
+    /// Swapped with the shared queues at each drain, so that both keep their room.
+    taken: Classes,
+}
+
+/// Everyone else's end. Cheap to clone.
+#[derive(Clone)]
+pub struct InboxSender {
+    shared: Arc<Shared>,
+}
+
+/// What a drain found.
+pub struct Drained<'a> {
+    /// By class: storage completions, messages, reads, proposals, control; within a class as they came.
+    pub events: Box<dyn Iterator<Item = Event> + 'a>,
+    /// When the first read or proposal among them arrived.
+    pub oldest_request: Option<Instant>,
+}
+
+impl Inbox {
+    /// An empty inbox and the way into it.
+    pub fn new(limits: InboxLimits, bell: Arc<dyn Doorbell>) -> (Inbox, InboxSender) {
+        let queues = Mutex::new(Queues::default());
+        let shared = Arc::new(Shared { queues, bell, limits });
+        let taken = Classes::default();
+        (
+            Inbox {
+                shared: Arc::clone(&shared),
+                taken,
+            },
+            InboxSender { shared },
+        )
+    }
+
+    /// Takes everything that is waiting.
+    pub fn drain(&mut self) -> Drained<'_> {
+        let oldest_request = {
+            let mut queues = self.shared.lock();
+            std::mem::swap(&mut queues.classes, &mut self.taken);
+            queues.messages = 0;
+            queues.message_bytes = 0;
+            queues.sleeping = false;
+            queues.oldest_request.take()
+        };
+        Drained {
+            events: Box::new(self.taken.iter_mut().flat_map(|class| class.drain(..))),
+            oldest_request,
+        }
+    }
+
+    /// Announces that the worker is about to sleep. True: nothing is waiting, and the next push will ring.
+    pub fn sleep(&mut self) -> bool {
+        let mut queues = self.shared.lock();
+        queues.sleeping = queues.classes.iter().all(Vec::is_empty);
+        queues.sleeping
+    }
+
+    /// True when nothing is waiting.
+    pub fn is_empty(&self) -> bool {
+        self.shared.lock().classes.iter().all(Vec::is_empty)
+    }
+
+    /// Raft messages dropped because too many were waiting, since the start.
+    pub fn dropped_messages(&self) -> u64 {
+        self.shared.lock().dropped_messages
+    }
+}
+
+impl InboxSender {
+    /// Adds one event.
+    pub fn push(&self, event: Event) {
+        self.push_all(std::iter::once(event));
+    }
+
+    /// Adds events under one lock and with one wake at most.
+    pub fn push_all(&self, events: impl IntoIterator<Item = Event>) {
+        let mut refused = Vec::new();
+        let wake = {
+            let mut queues = self.shared.lock();
+            let mut pushed = false;
+            for event in events {
+                match queues.push(event, &self.shared) {
+                    None => pushed = true,
+                    Some(event) => refused.push(event),
+                }
+            }
+            pushed && std::mem::take(&mut queues.sleeping)
+        };
+        if wake {
+            self.shared.bell.ring();
+        }
+        refused.into_iter().for_each(refuse); // outside the lock: an answer runs the waiter's code
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for InboxSender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InboxSender").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Drained<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drained").finish_non_exhaustive()
+    }
+}
+
+/// One queue per class, in the order in which a turn takes them.
+type Classes = [Vec<Event>; 5];
+
+const MESSAGES: usize = 1;
+const READS: usize = 2;
+const PROPOSALS: usize = 3;
+
+struct Shared {
+    queues: Mutex<Queues>,
+    bell: Arc<dyn Doorbell>,
+    limits: InboxLimits,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queues> {
+        self.queues
+            .lock()
+            .expect("nothing panics while it holds the queues")
+    }
+}
+
+#[derive(Default)]
+struct Queues {
+    classes: Classes,
+    messages: usize,
+    message_bytes: usize,
+    sleeping: bool,
+    oldest_request: Option<Instant>,
+    dropped_messages: u64,
+}
+
+impl Queues {
+    /// Gives the event back when its class is full.
+    fn push(&mut self, event: Event, shared: &Shared) -> Option<Event> {
+        let class = class_of(&event);
+        match &event {
+            Event::Messages { messages, .. } if !self.admit_messages(messages, &shared.limits) => {
+                return Some(event);
+            }
+            Event::Read { .. } if self.classes[READS].len() >= shared.limits.reads_max => return Some(event),
+            Event::Propose { .. } if self.classes[PROPOSALS].len() >= shared.limits.proposals_max => {
+                return Some(event);
+            }
+            _ => {}
+        }
+        if matches!(class, READS | PROPOSALS) && self.oldest_request.is_none() {
+            self.oldest_request = Some(shared.bell.now());
+        }
+        self.classes[class].push(event);
+        None
+    }
+
+    fn admit_messages(&mut self, messages: &[GroupMessage], limits: &InboxLimits) -> bool {
+        let bytes: usize = messages.iter().map(entry_bytes).sum();
+        let fits = self.messages + messages.len() <= limits.messages_max
+            && self.message_bytes + bytes <= limits.message_bytes_max;
+        // One frame always fits into an empty inbox, or it could never get through.
+        if fits || self.messages == 0 {
+            self.messages += messages.len();
+            self.message_bytes += bytes;
+            true
+        } else {
+            self.dropped_messages += messages.len() as u64;
+            false
+        }
+    }
+}
+
+fn class_of(event: &Event) -> usize {
+    match event {
+        Event::Storage(_) => 0,
+        Event::Messages { .. } => MESSAGES,
+        Event::Read { .. } => READS,
+        Event::Propose { .. } => PROPOSALS,
+        Event::Control(_) => 4,
+    }
+}
+
+fn entry_bytes(message: &GroupMessage) -> usize {
+    match &message.envelope.message {
+        Message::Append { entries, .. } => entries.iter().map(raft_core::Entry::cost).sum(),
+        _ => 0,
+    }
+}
+
+fn refuse(event: Event) {
+    if let Event::Read { ticket, .. } | Event::Propose { ticket, .. } = event {
+        ticket.answer(Outcome::Refused(Refusal::Overloaded));
+    }
+}
+
+#[cfg(test)]
+mod tests;

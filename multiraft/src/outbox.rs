@@ -1,0 +1,55 @@
+//! Folds the messages of all groups to one node into one frame per lane.
+
+use crate::limits::FRAME_BYTES_SOFT;
+use crate::network::{Lane, Outgoing};
+use crate::types::{GroupId, Membership, NodeId};
+use crate::wire::{FrameEncoder, lane_of};
+use raft_core::Envelope;
+use std::collections::BTreeMap;
+
+/// Open frames by receiver, and those that are already full.
+#[derive(Debug, Default)]
+pub(crate) struct Outbox {
+    open: BTreeMap<(NodeId, Lane), FrameEncoder>,
+    full: Vec<Outgoing>,
+}
+
+impl Outbox {
+    /// Adds the messages of one group. Returns how many had no node to go to: `membership` no longer names the
+    /// receiver.
+    pub(crate) fn fold(&mut self, group: GroupId, membership: &Membership, messages: &[Envelope]) -> u64 {
+        let mut unroutable = 0;
+        for envelope in messages {
+            match membership.nodes.get(&envelope.to) {
+                Some(node) => self.push(*node, group, envelope),
+                None => unroutable += 1,
+            }
+        }
+        unroutable
+    }
+
+    /// Closes all frames; by node, control lane first.
+    pub(crate) fn take_frames(&mut self) -> Vec<Outgoing> {
+        let mut frames = std::mem::take(&mut self.full);
+        for ((to, lane), encoder) in &mut self.open {
+            if !encoder.is_empty() {
+                frames.push(close(*to, *lane, encoder));
+            }
+        }
+        frames
+    }
+
+    fn push(&mut self, to: NodeId, group: GroupId, envelope: &Envelope) {
+        let lane = lane_of(&envelope.message);
+        let encoder = self.open.entry((to, lane)).or_default();
+        encoder.push(group, envelope);
+        if encoder.len() >= FRAME_BYTES_SOFT {
+            self.full.push(close(to, lane, encoder));
+        }
+    }
+}
+
+fn close(to: NodeId, lane: Lane, encoder: &mut FrameEncoder) -> Outgoing {
+    let frame = encoder.finish();
+    Outgoing { to, lane, frame }
+}

@@ -1,0 +1,715 @@
+//! The worker: one thread's groups, and the turn they take together. Sans-IO: it is told the time, it is handed what
+//! arrived, it calls the three traits and never waits. How the thread sleeps between turns is the host's business.
+//!
+//! A turn costs what its touched groups cost. A group nobody spoke to, and whose deadline has not come, is not looked
+//! at; a thousand silent groups are as cheap as none.
+//!
+//! **Entry cache.** Each replica keeps the tail of its log in memory (`Options::tail_bytes_max`), so that followers a
+//! little behind are served without reading a disk. That tail is this crate's entry cache; there is no second copy.
+//! The worker divides [`WorkerOptions::tail_bytes`] among its groups when they are made: an equal share for each, not
+//! below [`TAIL_BYTES_PER_GROUP_MIN`], not above the replica's own maximum. A silent group's tail shrinks to what is
+//! not yet applied and durable plus its share, so the sum is bounded by the budget, or by the minimum times the groups.
+//!
+//! **Losing leadership.** A proposal that waits when its leader steps down is not answered at once: the next leader
+//! usually commits it within an election. It is `Answered` when its own entry is applied here, refused as `NotLeader`
+//! (definitely without effect) when another entry is applied at its index, and `Unknown` when neither happened within
+//! [`WorkerOptions::patience`].
+
+use crate::counters::{Counters, Sample, Samples, Stage};
+use crate::event::{Control, Event};
+use crate::group::{Answers, Group, Moment};
+use crate::inbox::Inbox;
+use crate::limits::{
+    PAYLOAD_BYTES_MAX, TAIL_BYTES_PER_GROUP_MIN, TAIL_BYTES_PER_WORKER, WAITING_PER_GROUP_MAX,
+    WAITING_PER_WORKER_MAX,
+};
+use crate::machine::StateMachine;
+use crate::network::RaftNetwork;
+use crate::outbox::Outbox;
+use crate::storage::{
+    BatchId, Birth, Completion, FetchRequest, GroupWrite, LogBatch, RaftStorage, RestoredGroup,
+};
+use crate::timers::Timers;
+use crate::types::{
+    Entry, EntryId, GroupId, HardState, Index, Instant, Life, Membership, NodeId, Outcome, Payload, Refusal,
+    ReplicaId, Stamp, Ticket,
+};
+use crate::wire::GroupMessage;
+use bytes::Bytes;
+use raft_core::{LeadershipChange, LogWrite, Options, ReadId, Ready, Replica, Restored, Status};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// The host's clocks. Read after the inbox is drained.
+pub trait Clock {
+    /// Monotonic; never goes back.
+    fn now(&self) -> Instant;
+    /// The wall clock, in milliseconds.
+    fn stamp(&self) -> Stamp;
+}
+
+/// How a worker behaves.
+#[derive(Clone, Debug)]
+pub struct WorkerOptions {
+    /// For every replica; `tail_bytes_max` is the most one group may keep.
+    pub replica: Options,
+    /// Bytes of log tail that all groups keep in memory together.
+    pub tail_bytes: usize,
+    /// Reads and proposals one group may have waiting; more are refused as `Overloaded`.
+    pub waiting_per_group_max: usize,
+    /// The same for all groups together.
+    pub waiting_max: usize,
+    /// How long proposals wait for their fate after their leader stepped down.
+    pub patience: Duration,
+    /// Seeds the replicas' election timeouts.
+    pub seed: u64,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> WorkerOptions {
+        let replica = Options::default();
+        WorkerOptions {
+            patience: replica.election_timeout_max * 2,
+            replica,
+            tail_bytes: TAIL_BYTES_PER_WORKER,
+            waiting_per_group_max: WAITING_PER_GROUP_MAX,
+            waiting_max: WAITING_PER_WORKER_MAX,
+            seed: 0,
+        }
+    }
+}
+
+/// What follows from a turn, beyond what went to network, storage, machine and tickets.
+#[derive(Debug, Default)]
+pub struct Turn {
+    /// When the next turn is due if nothing arrives before. In the past or present: at once. None: never.
+    pub deadline: Option<Instant>,
+    /// Who leads now, where that changed; in group order.
+    pub leadership: Vec<(GroupId, LeadershipChange)>,
+    /// How long things took.
+    pub samples: Vec<Sample>,
+}
+
+/// One thread's groups.
+#[derive(Debug)]
+pub struct Worker<S, N, M> {
+    options: WorkerOptions,
+    storage: S,
+    network: N,
+    machine: M,
+    moment: Moment,
+    groups: BTreeMap<GroupId, Box<Group>>,
+    timers: Timers,
+    touched: Vec<GroupId>,
+    dirty: Vec<GroupId>,
+    sends: Outbox,
+    after_fsync: Outbox,
+    batch: LogBatch,
+    in_flight: VecDeque<(BatchId, Instant)>,
+    committed: Vec<(GroupId, Vec<Entry>)>,
+    results: Vec<Bytes>,
+    answers: Answers,
+    waiting: usize,
+    ids: Ids,
+    stopped: bool,
+    is_full: bool,
+    turn: Turn,
+    samples: Samples,
+    counters: Counters,
+}
+
+/// Numbers this worker gives out.
+#[derive(Debug, Default)]
+struct Ids {
+    batch: u64,
+    read: u64,
+    life: u64,
+}
+
+impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
+    /// A worker with what a restart found. Every group has work in the first turn: committed entries to apply again,
+    /// and deadlines to arm.
+    pub fn new(
+        storage: S,
+        network: N,
+        machine: M,
+        restored: Vec<RestoredGroup>,
+        options: WorkerOptions,
+        now: Instant,
+    ) -> Worker<S, N, M> {
+        let mut worker = Worker {
+            options,
+            storage,
+            network,
+            machine,
+            moment: Moment {
+                now,
+                ..Moment::default()
+            },
+            groups: BTreeMap::new(),
+            timers: Timers::default(),
+            touched: Vec::new(),
+            dirty: Vec::new(),
+            sends: Outbox::default(),
+            after_fsync: Outbox::default(),
+            batch: LogBatch::default(),
+            in_flight: VecDeque::new(),
+            committed: Vec::new(),
+            results: Vec::new(),
+            answers: Answers::new(),
+            waiting: 0,
+            ids: Ids::default(),
+            stopped: false,
+            is_full: false,
+            turn: Turn::default(),
+            samples: Samples::default(),
+            counters: Counters::default(),
+        };
+        let expected = restored.len();
+        for group in restored {
+            worker.open(
+                group.group,
+                group.replica,
+                group.restored,
+                &group.descriptor,
+                expected,
+            );
+        }
+        worker
+    }
+
+    /// One turn: everything that has already happened goes in, everything that follows goes out. Never blocks.
+    ///
+    /// Order matters: completions before messages (an acknowledgement may free a window a message needs), reads before
+    /// proposals (a read never waits for the writes of its own turn), control last. Frames leave and the batch is
+    /// submitted before anything is applied: the network and the disk work while the state machine does.
+    pub fn turn(&mut self, inbox: &mut Inbox, clock: &impl Clock) -> Turn {
+        let drained = inbox.drain();
+        self.begin(clock, drained.oldest_request); // after the drain: a pause between must not make a lease look fresh
+        for event in drained.events {
+            self.dispatch(event);
+        }
+        self.expire();
+
+        self.touched.sort_unstable();
+        let touched = std::mem::take(&mut self.touched);
+        for &group in &touched {
+            self.advance(group); // requests in, `ready` out, folded with the other groups'
+        }
+
+        self.send(); // one frame per node and lane: may leave now
+        self.submit(); // one batch: what must be durable first, with what may leave only then
+        self.apply(clock); // committed and durable here
+        for &group in &touched {
+            self.settle(group); // reads that can be served, deadlines, invariants
+        }
+        self.answer(clock);
+        self.checkpoint();
+        self.end(touched.len())
+    }
+
+    /// What the last turns counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// A replica at a glance.
+    pub fn status(&self, group: GroupId) -> Option<Status> {
+        self.groups.get(&group).map(|group| group.replica.status())
+    }
+
+    /// The groups that live here, in order.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
+        self.groups.keys().copied()
+    }
+
+    /// Reads and proposals taken and not answered.
+    pub fn waiting(&self) -> usize {
+        self.waiting
+    }
+
+    /// The state machine.
+    pub fn machine(&self) -> &M {
+        &self.machine
+    }
+
+    /// The storage.
+    pub fn storage(&self) -> &S {
+        &self.storage
+    }
+
+    fn begin(&mut self, clock: &impl Clock, oldest_request: Option<Instant>) {
+        let now = clock.now();
+        assert!(
+            now >= self.moment.now,
+            "the host's clock went back: {now:?} < {:?}",
+            self.moment.now
+        );
+        self.moment = Moment {
+            now,
+            wall: clock.stamp(),
+            arrived: oldest_request.map_or(now, |oldest| oldest.min(now)),
+        };
+        self.is_full = self.storage.is_full();
+        self.counters.turns += 1;
+        if oldest_request.is_some() {
+            self.samples.add(Stage::Queue, self.moment.arrived, now, 1);
+        }
+    }
+
+    fn dispatch(&mut self, event: Event) {
+        match event {
+            Event::Storage(Completion::Durable {
+                batch,
+                writes,
+                then_send,
+            }) => {
+                then_send
+                    .into_iter()
+                    .for_each(|outgoing| self.network.send(outgoing));
+                self.on_durable(batch, writes);
+            }
+            Event::Storage(Completion::Checkpointed { rows }) => self.on_checkpointed(rows),
+            Event::Storage(Completion::Fetched {
+                group,
+                life,
+                peer,
+                entries,
+            }) => self.on_fetched(group, life, peer, entries),
+            Event::Messages { from, messages } => self.on_messages(from, messages),
+            Event::Read { group, query, ticket } => self.on_read(group, query, ticket),
+            Event::Propose {
+                group,
+                payload,
+                ticket,
+            } => self.on_propose(group, payload, ticket),
+            Event::Control(control) => self.on_control(control),
+        }
+    }
+
+    fn on_durable(&mut self, batch: BatchId, writes: Vec<(GroupId, Life, raft_core::WriteId)>) {
+        let (expected, submitted) = self
+            .in_flight
+            .pop_front()
+            .expect("only submitted batches become durable");
+        assert_eq!(batch, expected, "batches become durable in submit order");
+        self.samples.add(Stage::Durable, submitted, self.moment.now, 1);
+        let now = self.moment.now;
+        for (group, life, write) in writes {
+            if let Some(found) = self.live(group, life) {
+                found.replica.on_durable(now, write);
+            }
+        }
+    }
+
+    fn on_checkpointed(&mut self, rows: Vec<(GroupId, Life, Index)>) {
+        for (group, life, index) in rows {
+            if let Some(found) = self.live(group, life) {
+                found.replica.on_checkpointed(index);
+            }
+        }
+    }
+
+    fn on_fetched(&mut self, group: GroupId, life: Life, peer: ReplicaId, entries: Vec<Entry>) {
+        let now = self.moment.now;
+        if let Some(found) = self.live(group, life) {
+            found.replica.on_fetched(now, peer, entries);
+        }
+    }
+
+    fn on_messages(&mut self, from: NodeId, messages: Vec<GroupMessage>) {
+        let now = self.moment.now;
+        for GroupMessage { group, envelope } in messages {
+            self.counters.messages_in += 1;
+            let Some(found) = self.groups.get_mut(&group) else {
+                self.counters.unknown_group += 1;
+                continue;
+            };
+            // A node speaks for the replicas that live on it. Who is not a member (yet) is raft-core's to judge.
+            let home = found.replica.membership().nodes.get(&envelope.from);
+            if envelope.to != found.id || home.is_some_and(|home| *home != from) {
+                self.counters.misaddressed += 1;
+                continue;
+            }
+            if let Err(ignored) = found.replica.step(now, envelope) {
+                *self.counters.ignored.entry(ignored).or_default() += 1;
+            }
+            touch(&mut self.touched, group, found);
+        }
+    }
+
+    fn on_read(&mut self, group: GroupId, query: Bytes, ticket: Ticket) {
+        match self.admit(group, false) {
+            Ok(found) => found.push_read(query, ticket),
+            Err(refusal) => ticket.answer(Outcome::Refused(refusal)),
+        }
+    }
+
+    fn on_propose(&mut self, group: GroupId, payload: Bytes, ticket: Ticket) {
+        if payload.len() > PAYLOAD_BYTES_MAX {
+            return ticket.answer(Outcome::Refused(Refusal::TooLarge));
+        }
+        match self.admit(group, true) {
+            Ok(found) => found.push_proposal(payload, ticket),
+            Err(refusal) => ticket.answer(Outcome::Refused(refusal)),
+        }
+    }
+
+    /// The group a request is for, unless it must be refused.
+    fn admit(&mut self, group: GroupId, is_write: bool) -> Result<&mut Group, Refusal> {
+        if self.stopped {
+            return Err(Refusal::Stopping);
+        }
+        let found = self.groups.get_mut(&group).ok_or(Refusal::NoSuchGroup)?;
+        let full = self.waiting >= self.options.waiting_max
+            || found.waiting() >= self.options.waiting_per_group_max
+            || is_write && self.is_full;
+        if full {
+            self.counters.overloaded += 1;
+            return Err(Refusal::Overloaded);
+        }
+        self.waiting += 1;
+        touch(&mut self.touched, group, found);
+        Ok(found)
+    }
+
+    fn on_control(&mut self, control: Control) {
+        match control {
+            Control::Create(birth) => self.create(birth),
+            Control::Campaign(group) => {
+                let now = self.moment.now;
+                if let Some(found) = self.groups.get_mut(&group) {
+                    found.replica.campaign(now);
+                    touch(&mut self.touched, group, found);
+                }
+            }
+            Control::Transfer {
+                group,
+                target,
+                ticket,
+            } => ticket.answer(self.transfer(group, target)),
+            Control::Stop => self.stop(),
+        }
+    }
+
+    /// A replica begins to exist: its birth is in this turn's batch, before anything of its own.
+    fn create(&mut self, birth: Birth) {
+        assert!(
+            !self.groups.contains_key(&birth.group),
+            "{} is born twice",
+            birth.group
+        );
+        let restored = Restored {
+            hard_state: HardState {
+                term: birth.base.term,
+                vote: None,
+            },
+            truncated: birth.base,
+            membership: birth.membership.clone(),
+            entries: Vec::new(),
+            commit: birth.base.index,
+            applied: birth.base.index,
+            checkpointed: birth.base.index,
+        };
+        self.open(birth.group, birth.replica, restored, &birth.descriptor, 0);
+        self.batch.births.push(birth);
+    }
+
+    fn transfer(&mut self, group: GroupId, target: ReplicaId) -> Outcome {
+        let now = self.moment.now;
+        let Some(found) = self.groups.get_mut(&group) else {
+            return Outcome::Refused(Refusal::NoSuchGroup);
+        };
+        touch(&mut self.touched, group, found);
+        match found.replica.transfer_leadership(now, target) {
+            Ok(()) => Outcome::Answered(Bytes::new()),
+            Err(refused) => Outcome::Refused(found.refusal(refused)),
+        }
+    }
+
+    fn stop(&mut self) {
+        self.stopped = true;
+        for group in self.groups.values_mut() {
+            group.dismiss(&mut self.answers);
+        }
+    }
+
+    /// Starts a replica; `expected` groups will share the tail budget.
+    fn open(
+        &mut self,
+        id: GroupId,
+        replica: ReplicaId,
+        restored: Restored,
+        descriptor: &Bytes,
+        expected: usize,
+    ) {
+        let applied = entry_id_at(&restored, restored.applied);
+        let membership = membership_at(&restored, applied.index);
+        self.machine.open(id, descriptor, applied);
+        let mut options = self.options.replica.clone();
+        let share = self.options.tail_bytes / expected.max(self.groups.len() + 1);
+        options.tail_bytes_max = share.max(TAIL_BYTES_PER_GROUP_MIN).min(options.tail_bytes_max);
+        let seed = seed_of(self.options.seed, id, replica);
+        let core = Replica::new(replica, restored, options, seed, self.moment.now);
+        self.ids.life += 1;
+        let mut group = Box::new(Group::new(
+            core,
+            replica,
+            Life(self.ids.life),
+            applied,
+            membership,
+        ));
+        touch(&mut self.touched, id, &mut group);
+        self.dirty.push(id);
+        let before = self.groups.insert(id, group);
+        assert!(before.is_none(), "{id} was restored twice");
+    }
+
+    /// The group a completion is for: not there, or another life, means that the replica is gone.
+    fn live(&mut self, group: GroupId, life: Life) -> Option<&mut Group> {
+        match self.groups.get_mut(&group) {
+            Some(found) if found.life == life => {
+                touch(&mut self.touched, group, found);
+                Some(found)
+            }
+            _ => {
+                self.counters.stale_completions += 1;
+                None
+            }
+        }
+    }
+
+    /// Wakes the groups whose deadline has come.
+    fn expire(&mut self) {
+        let now = self.moment.now;
+        while let Some((due, id)) = self.timers.pop(now) {
+            let Some(group) = self.groups.get_mut(&id) else {
+                continue;
+            };
+            if group.armed != Some(due) {
+                continue; // void: an earlier one took its place
+            }
+            group.armed = None;
+            touch(&mut self.touched, id, group);
+            if group.replica.deadline().is_some_and(|due| due <= now) {
+                group.replica.tick(now);
+            }
+            group.give_up(now, &mut self.answers);
+        }
+    }
+
+    /// Hands the group its requests of this turn and folds what it asks for with what the others ask for.
+    fn advance(&mut self, id: GroupId) {
+        let moment = self.moment;
+        let group = self.groups.get_mut(&id).expect("touched groups exist");
+        self.ids.read += 1;
+        group.ask(&moment, ReadId(self.ids.read), &mut self.answers);
+        let stamp = moment.wall.max(self.machine.clock(id));
+        let accepted = group.propose(moment.now, stamp, &mut self.answers);
+        let ready = group.replica.ready();
+        if let Some(change) = ready.leadership {
+            group.on_leadership(&change, moment.now, self.options.patience);
+            self.counters.elected += u64::from(change.is_self);
+            self.turn.leadership.push((id, change));
+        }
+        if let Some(accepted) = accepted {
+            self.counters.proposed += group.accept(accepted, &moment, &mut self.answers);
+        }
+        for grant in &ready.reads {
+            group.on_granted(*grant, stamp);
+        }
+        for (read, refused) in &ready.reads_refused {
+            group.on_read_refused(*read, *refused, &mut self.answers);
+        }
+        self.fold(id, ready);
+    }
+
+    fn fold(&mut self, id: GroupId, ready: Ready) {
+        let group = self.groups.get_mut(&id).expect("touched groups exist");
+        let membership = group.replica.membership();
+        self.counters.messages_out += ready.messages.len() as u64;
+        self.counters.unroutable += self.sends.fold(id, membership, &ready.messages);
+        if let Some(write) = ready.write {
+            self.counters.messages_out += write.then_send.len() as u64;
+            self.counters.unroutable += self.after_fsync.fold(id, membership, &write.then_send);
+            self.counters.entries += write.entries.len() as u64;
+            self.batch.writes.push(group_write(id, group, write));
+            mark_dirty(&mut self.dirty, id, group);
+        }
+        if !ready.committed.is_empty() {
+            self.committed.push((id, ready.committed));
+        }
+        if let Some(index) = ready.truncate {
+            self.storage.truncate(id, index);
+        }
+        for fetch in ready.fetch {
+            self.storage.fetch(FetchRequest {
+                group: id,
+                life: group.life,
+                peer: fetch.peer,
+                range: fetch.range,
+                bytes_max: fetch.bytes_max,
+            });
+        }
+        self.counters.snapshots_wanted += ready.snapshots.len() as u64;
+    }
+
+    fn send(&mut self) {
+        for outgoing in self.sends.take_frames() {
+            self.network.send(outgoing);
+        }
+    }
+
+    fn submit(&mut self) {
+        self.batch.then_send = self.after_fsync.take_frames();
+        if self.batch.writes.is_empty() && self.batch.births.is_empty() {
+            assert!(
+                self.batch.then_send.is_empty(),
+                "what waits for an fsync comes with a write"
+            );
+            return;
+        }
+        self.ids.batch += 1;
+        self.batch.id = BatchId(self.ids.batch);
+        self.in_flight.push_back((self.batch.id, self.moment.now));
+        self.counters.batches += 1;
+        self.storage.submit(std::mem::take(&mut self.batch));
+    }
+
+    fn apply(&mut self, clock: &impl Clock) {
+        if self.committed.is_empty() {
+            return;
+        }
+        let from = clock.now();
+        for (id, entries) in std::mem::take(&mut self.committed) {
+            self.results.clear();
+            self.machine.apply(id, &entries, &mut self.results);
+            let group = self.groups.get_mut(&id).expect("touched groups exist");
+            group.on_applied(
+                &entries,
+                &mut self.results,
+                &mut self.answers,
+                &mut self.samples,
+                self.moment.now,
+            );
+            mark_dirty(&mut self.dirty, id, group);
+            self.counters.applied += entries.len() as u64;
+        }
+        self.samples.add(Stage::Apply, from, clock.now(), 1);
+    }
+
+    fn settle(&mut self, id: GroupId) {
+        let group = self.groups.get_mut(&id).expect("touched groups exist");
+        group.touched = false;
+        self.counters.reads += group.serve(id, &mut self.machine, self.moment.now, &mut self.answers);
+        if group.replica.has_ready() {
+            touch(&mut self.touched, id, group); // a turn of its own, at once: outputs leave in the order of the turn
+        }
+        let due = group.deadline();
+        self.timers.arm(id, &mut group.armed, due);
+        group.check(id);
+    }
+
+    fn answer(&mut self, clock: &impl Clock) {
+        if self.samples.has_answers() {
+            self.samples.close_answers(clock.now());
+        }
+        assert!(self.answers.len() <= self.waiting, "more answers than requests");
+        self.waiting -= self.answers.len();
+        for (ticket, outcome) in self.answers.drain(..) {
+            match outcome {
+                Outcome::Unknown => self.counters.unknown += 1,
+                Outcome::Refused(Refusal::Overloaded) => self.counters.overloaded += 1,
+                _ => {}
+            }
+            ticket.answer(outcome);
+        }
+    }
+
+    /// This worker's part of a checkpoint: the turn is over, so what the machine froze is what the rows say.
+    fn checkpoint(&mut self) {
+        let Some(cut) = self.storage.cut_wanted() else {
+            return;
+        };
+        self.machine.freeze(cut);
+        let mut dirty = std::mem::take(&mut self.dirty);
+        dirty.sort_unstable();
+        let rows = dirty.iter().filter_map(|id| {
+            let group = self.groups.get_mut(id)?;
+            group.dirty = false;
+            Some(group.row(*id, self.machine.descriptor(*id)))
+        });
+        let rows = rows.collect();
+        self.storage.freeze(cut, rows);
+    }
+
+    fn end(&mut self, touched: usize) -> Turn {
+        self.counters.touched += touched as u64;
+        let mut turn = std::mem::take(&mut self.turn);
+        turn.samples = self.samples.take();
+        turn.deadline = match self.touched.is_empty() {
+            true => self.timers.next(),
+            false => Some(self.moment.now),
+        };
+        turn
+    }
+}
+
+/// Notes that the group has work, once.
+fn touch(touched: &mut Vec<GroupId>, id: GroupId, group: &mut Group) {
+    if !group.touched {
+        group.touched = true;
+        touched.push(id);
+    }
+}
+
+/// Notes that the next checkpoint needs a row of the group, once.
+fn mark_dirty(dirty: &mut Vec<GroupId>, id: GroupId, group: &mut Group) {
+    if !group.dirty {
+        group.dirty = true;
+        dirty.push(id);
+    }
+}
+
+fn group_write(id: GroupId, group: &Group, write: LogWrite) -> GroupWrite {
+    GroupWrite {
+        group: id,
+        replica: group.id,
+        life: group.life,
+        write: write.id,
+        hard_state: write.hard_state,
+        entries: write.entries,
+        commit: write.commit,
+    }
+}
+
+fn entry_id_at(restored: &Restored, index: Index) -> EntryId {
+    if index == restored.truncated.index {
+        return restored.truncated;
+    }
+    let found = restored.entries.iter().find(|entry| entry.id.index == index);
+    found.expect("what is applied is in the log or just below it").id
+}
+
+fn membership_at(restored: &Restored, index: Index) -> Membership {
+    let upto = restored
+        .entries
+        .iter()
+        .rev()
+        .skip_while(|entry| entry.id.index > index);
+    let mut memberships = upto.filter_map(|entry| match &entry.payload {
+        Payload::Membership(membership) => Some(membership),
+        _ => None,
+    });
+    memberships.next().unwrap_or(&restored.membership).clone()
+}
+
+/// Replicas of one group must not draw the same timeouts, nor the groups of one node.
+fn seed_of(seed: u64, group: GroupId, replica: ReplicaId) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mixed = [group.0, replica.0].iter().fold(seed, |sum, id| {
+        let sum = (sum ^ id).wrapping_mul(ODD);
+        sum ^ (sum >> 29)
+    });
+    mixed ^ (mixed >> 32)
+}
