@@ -1,0 +1,39 @@
+//! Every limit of the client and the protocol, and the relations between them.
+
+use std::time::Duration;
+
+/// Largest payload of a request: the largest value, the longest key, and room for the rest.
+pub const REQUEST_BYTES_MAX: usize = (17 << 20) + (64 << 10);
+/// Largest payload of a response: a page of a scan may end with one large value.
+pub const RESPONSE_BYTES_MAX: usize = 20 << 20;
+/// Operations in one batch.
+pub const BATCH_OPERATIONS_MAX: usize = 4096;
+/// Bytes that wait in the client for the connection; beyond them a call is refused at once.
+pub const QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Calls outstanding on one connection.
+pub const OUTSTANDING_MAX: usize = 1 << 20;
+/// Most bytes handed to the connection in one write.
+pub const WRITE_BYTES_MAX: usize = 64 << 10;
+/// How long an endpoint may take to shake hands and answer the first request.
+pub const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+/// The next endpoint is dialed as well when the one before has not answered for this long.
+pub const DIAL_STAGGER: Duration = Duration::from_millis(150);
+/// Wait after a failed round of dialing; doubles up to [`BACKOFF_MAX`].
+pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest such wait.
+pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// A connection is given up when nothing was heard for this long.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A silent connection is probed this often.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+/// Socket buffers asked for, in bytes.
+pub const SOCKET_BYTES: usize = 4 << 20;
+/// Bytes of answers that may be on their way to us.
+pub const RECEIVE_WINDOW: u32 = 8 << 20;
+/// Bytes of requests that may be on their way from us.
+pub const SEND_WINDOW: u32 = 8 << 20;
+
+const _: () = assert!(REQUEST_BYTES_MAX < QUEUE_BYTES_MAX);
+const _: () = assert!(OUTSTANDING_MAX < u32::MAX as usize);
+const _: () = assert!(KEEP_ALIVE.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());
+const _: () = assert!(DIAL_STAGGER.as_millis() * 4 < DIAL_TIMEOUT.as_millis());
