@@ -1,6 +1,7 @@
 //! The descriptor of a range: which keys, which group, whose replicas. Its byte form is versioned and never trusted.
 //! Who changes descriptors, and when, is decided elsewhere.
 
+use crate::kv::Span;
 use bytes::Bytes;
 use multiraft::{GroupId, Membership, NodeId, ReplicaId};
 use serde::{Deserialize, Serialize};
@@ -48,9 +49,12 @@ struct Wire<'a> {
 }
 
 impl RangeDescriptor {
-    /// True for a key of this range.
-    pub fn contains(&self, key: &[u8]) -> bool {
-        self.start[..] <= *key && self.end.as_ref().is_none_or(|end| *key < end[..])
+    /// The range's keys.
+    pub fn span(&self) -> Span<'_> {
+        Span {
+            start: &self.start,
+            end: self.end.as_deref(),
+        }
     }
 
     /// Every replica as a voter: how a group is born at bootstrap.
@@ -152,9 +156,10 @@ mod tests {
     #[test]
     fn a_range_holds_its_start_and_not_its_end() {
         let bounded = descriptor(b"b", Some(b"d"));
-        assert!(bounded.contains(b"b") && bounded.contains(b"c\xff"));
-        assert!(!bounded.contains(b"d") && !bounded.contains(b"a\xff"));
-        assert!(descriptor(b"b", None).contains(b"\xff\xff"));
+        let holds = |key: &[u8]| bounded.span().contains(key);
+        assert!(holds(b"b") && holds(b"c\xff"));
+        assert!(!holds(b"d") && !holds(b"a\xff"));
+        assert!(descriptor(b"b", None).span().contains(b"\xff\xff"));
         assert_eq!(bounded.replica_on(NodeId(2)), Some(ReplicaId(9)));
         assert_eq!(bounded.replica_on(NodeId(3)), None);
     }

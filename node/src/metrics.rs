@@ -56,9 +56,18 @@ pub enum Code {
     Unknown,
     /// The process is stopping, or the group is not here.
     Unavailable,
+    /// It can never be taken.
+    Invalid,
 }
 
-const CODES: [&str; 5] = ["ok", "not_leader", "overloaded", "unknown", "unavailable"];
+const CODES: [&str; 6] = [
+    "ok",
+    "not_leader",
+    "overloaded",
+    "unknown",
+    "unavailable",
+    "invalid",
+];
 
 /// The stages of a write on the node that leads, in order. Together they are the whole time from `submit` to answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,7 +91,7 @@ const STAGES: [&str; 6] = ["queue", "propose", "durable", "replicate", "apply", 
 /// Requests by door, kind and end.
 #[derive(Debug)]
 pub struct Requests {
-    total: [[[Counter; 5]; 2]; 4],
+    total: [[[Counter; 6]; 2]; 4],
     duration: [Histogram; 2],
     /// Requests handed over and not yet answered.
     pub inflight: Gauge,

@@ -8,6 +8,7 @@ use super::answer::{self, Failure};
 use super::command::{Command, Condition, Expect, ExpireCondition, Lifetime, Operation, Slice};
 use super::limits::{DEADLINE_MAX, FLUSH_KEYS_MAX, PURGE_KEYS_MAX, VALUE_BYTES_MAX};
 use super::record::Record;
+use super::span::Span;
 use super::state::{
     Counters, State, deadline_row, deadline_rows, read_deadline_row, user_key, user_row, user_rows,
 };
@@ -21,16 +22,23 @@ pub struct Applier<'s, S: State + ?Sized> {
     state: &'s mut S,
     counters: Counters,
     loaded: Counters,
+    span: Span<'s>,
 }
 
 impl<'s, S: State + ?Sized> Applier<'s, S> {
-    /// Begins a batch.
+    /// Begins a batch of a group that serves every key.
     pub fn begin(state: &'s mut S) -> Self {
+        Applier::begin_within(state, Span::ALL)
+    }
+
+    /// Begins a batch of a group that serves these keys; commands that name others change nothing but the clock.
+    pub fn begin_within(state: &'s mut S, span: Span<'s>) -> Self {
         let counters = Counters::load(state);
         Applier {
             state,
             counters,
             loaded: counters,
+            span,
         }
     }
 
@@ -44,6 +52,7 @@ impl<'s, S: State + ?Sized> Applier<'s, S> {
     pub fn command(&mut self, stamp: Stamp, payload: &[u8]) -> Bytes {
         self.stamp(stamp);
         let outcome = match Command::decode(payload) {
+            Ok(command) if !self.span.holds_command(&command) => Err(Failure::WrongRange),
             Ok(command) => self.run(&command),
             Err(_) => Err(Failure::Undecodable),
         };

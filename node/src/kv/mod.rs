@@ -13,13 +13,15 @@ pub mod limits;
 pub mod number;
 pub mod query;
 pub mod record;
+pub mod span;
 pub mod state;
 pub mod tag;
 
 pub use answer::{Answer, Failure};
 pub use apply::Applier;
 pub use command::{Command, Condition, Expect, ExpireCondition, Lifetime, Operation, Slice};
-pub use query::{Query, Scan, evaluate};
+pub use query::{Query, Scan, evaluate, evaluate_within};
+pub use span::Span;
 pub use state::{State, clock, next_expiry};
 pub use tag::tag;
 

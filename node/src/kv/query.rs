@@ -5,6 +5,7 @@ use super::command::{Slice, Undecodable, decode, encode};
 use super::glob;
 use super::limits::{SCAN_BYTES_MAX, SCAN_EXAMINED_MAX};
 use super::record::Record;
+use super::span::Span;
 use super::state::{Counters, State, user_key, user_row, user_rows};
 use bytes::Bytes;
 use multiraft::{Queried, Stamp};
@@ -100,11 +101,19 @@ impl<'a> Query<'a> {
     }
 }
 
-/// Evaluates an encoded query at the leader's clock.
+/// Evaluates an encoded query of a group that serves every key, at the leader's clock.
 pub fn evaluate<S: State + ?Sized>(state: &S, query: &[u8], stamp: Stamp) -> Queried {
+    evaluate_within(state, query, stamp, Span::ALL)
+}
+
+/// Evaluates an encoded query of a group that serves these keys, at the leader's clock.
+pub fn evaluate_within<S: State + ?Sized>(state: &S, query: &[u8], stamp: Stamp, span: Span<'_>) -> Queried {
     let Ok(query) = Query::decode(query) else {
         return Queried::Answer(answer::failed(Failure::Undecodable));
     };
+    if !span.holds_query(&query) {
+        return Queried::Answer(answer::failed(Failure::WrongRange));
+    }
     let counters = Counters::load(state);
     let reader = Reader {
         state,
