@@ -375,6 +375,7 @@ fn understand<T>(
         Ok(response) => read(payload, response),
         // What was done about a write whose answer cannot be read, nobody knows.
         Err(_) if is_write => Err(Error::Unknown),
+        Err(_) if payload.is_empty() => Err(Error::Dropped),
         Err(malformed) => Err(malformed.into()),
     }
 }

@@ -21,6 +21,9 @@ pub enum Error {
     /// The connection was lost twice while a read was under way.
     #[error("the connection was lost")]
     Disconnected,
+    /// The node dropped a read: it is stopping, or could not put the answer together.
+    #[error("the node dropped the request")]
+    Dropped,
     /// The node does not understand the request; the text is its own.
     #[error("bad request: {0}")]
     BadRequest(String),

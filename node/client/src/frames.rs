@@ -1,7 +1,7 @@
 //! Cuts the bytes of a stream into frames. No I/O.
 
 use crate::limits::RESPONSE_BYTES_MAX;
-use crate::protocol::{HEAD_BYTES, Malformed};
+use crate::protocol::{HEAD_BYTES, Malformed, NUMBER_BYTES};
 use bytes::{Buf, Bytes, BytesMut};
 
 /// What has arrived and is not yet a whole frame.
@@ -24,6 +24,9 @@ impl Frames {
         let mut head = &head[..];
         let length = head.get_u32() as usize;
         let number = head.get_u64();
+        let Some(length) = length.checked_sub(NUMBER_BYTES) else {
+            return Err(Malformed::Garbage);
+        };
         if length > RESPONSE_BYTES_MAX {
             return Err(Malformed::TooLong(length));
         }
@@ -62,9 +65,15 @@ mod tests {
     }
 
     #[test]
-    fn a_length_beyond_the_limit_is_refused_at_once() {
+    fn impossible_lengths_are_refused_at_once() {
+        let mut frames = Frames::default();
+        frames.push(&[0; HEAD_BYTES]);
+        assert_eq!(frames.next(), Err(Malformed::Garbage));
         let mut frames = Frames::default();
         frames.push(&[0xff; HEAD_BYTES]);
-        assert_eq!(frames.next(), Err(Malformed::TooLong(u32::MAX as usize)));
+        assert_eq!(
+            frames.next(),
+            Err(Malformed::TooLong(u32::MAX as usize - NUMBER_BYTES))
+        );
     }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-/// Largest payload of a request: the largest value, the longest key, and room for the rest.
-pub const REQUEST_BYTES_MAX: usize = (17 << 20) + (64 << 10);
+/// Largest payload of a request. What nodes accept as a value is less.
+pub const REQUEST_BYTES_MAX: usize = 16 << 20;
 /// Largest payload of a response: a page of a scan may end with one large value.
-pub const RESPONSE_BYTES_MAX: usize = 20 << 20;
+pub const RESPONSE_BYTES_MAX: usize = 16 << 20;
 /// Operations in one batch.
 pub const BATCH_OPERATIONS_MAX: usize = 4096;
 /// Bytes that wait in the client for the connection; beyond them a call is refused at once.

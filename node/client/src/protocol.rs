@@ -1,7 +1,8 @@
 //! The native protocol, version 1: what clients and nodes say to each other. Framing and encoding, no I/O.
 //!
-//! A client opens one bidirectional stream (ALPN `flotilla/1`). Both sides send frames: payload length (u32, big
-//! endian), the client's number for the request (u64, big endian), payload. Answers come in any order. A payload is
+//! A client opens one bidirectional stream (ALPN `flotilla/1`). Both sides send frames: length of what
+//! follows in the frame, 8 + payload (u32, big endian), the client's number for the request (u64, big endian), payload.
+//! Answers come in any order; one with an empty payload says that the node dropped the request. A payload is
 //! the version byte and postcard. Variants and fields are only ever appended within a version.
 
 use crate::limits::{REQUEST_BYTES_MAX, RESPONSE_BYTES_MAX};
@@ -19,6 +20,8 @@ pub const VERSION: u8 = 1;
 pub const SERVER_NAME: &str = "flotilla-node";
 /// Bytes before a payload.
 pub const HEAD_BYTES: usize = 12;
+/// Bytes of a request's number, which the length of a frame includes.
+pub const NUMBER_BYTES: usize = 8;
 
 /// Borrowed bytes, encoded as one block.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -383,7 +386,8 @@ fn frame<T: Serialize>(value: &T, number: u64, out: &mut BytesMut) {
     out.put_u32(0);
     out.put_u64(number);
     payload(value, out);
-    let length = u32::try_from(out.len() - start - HEAD_BYTES).expect("payloads are far below 4 GiB");
+    let length =
+        u32::try_from(out.len() - start - HEAD_BYTES + NUMBER_BYTES).expect("payloads are far below 4 GiB");
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
 }
 
@@ -495,7 +499,7 @@ mod tests {
             let mut out = BytesMut::new();
             call.encode_frame(number as u64, &mut out);
             let length = u32::from_be_bytes(out[..4].try_into().expect("four bytes")) as usize;
-            assert_eq!(out.len(), HEAD_BYTES + length);
+            assert_eq!(out.len(), HEAD_BYTES - NUMBER_BYTES + length);
             assert_eq!(out[4..12], (number as u64).to_be_bytes());
             assert_eq!(Call::decode(&out[HEAD_BYTES..]), Ok(call));
         }
@@ -552,7 +556,7 @@ mod tests {
         .encode_frame(5, &mut out);
         assert_eq!(
             &out[..],
-            b"\0\0\0\x09\0\0\0\0\0\0\0\x05\x01\xac\x02\x02\x01k\x02vw"
+            b"\0\0\0\x11\0\0\0\0\0\0\0\x05\x01\xac\x02\x02\x01k\x02vw"
         );
         let found = Response::Value(Some(Versioned {
             value: Slice(b"v"),

@@ -3,7 +3,7 @@
 
 use bytes::BytesMut;
 use flotilla_client::protocol::{
-    ALPN, Call, HEAD_BYTES, Reason, Rejection, Request, Response, Row, Slice, Versioned,
+    ALPN, Call, HEAD_BYTES, NUMBER_BYTES, Reason, Rejection, Request, Response, Row, Slice, Versioned,
 };
 use flotilla_client::{Client, ClientOptions, Error, Tls};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
@@ -102,7 +102,7 @@ impl FakeNode {
         while receive.read_exact(&mut head).await.is_ok() {
             let length = u32::from_be_bytes(head[..4].try_into().expect("four bytes")) as usize;
             let number = u64::from_be_bytes(head[4..].try_into().expect("eight bytes"));
-            let mut payload = vec![0; length];
+            let mut payload = vec![0; length - NUMBER_BYTES];
             if receive.read_exact(&mut payload).await.is_err() {
                 return;
             }
@@ -141,6 +141,17 @@ impl FakeNode {
                 key: Slice(b"silence"),
                 ..
             } => return None,
+            Request::Get {
+                key: Slice(b"dropped"),
+            }
+            | Request::Put {
+                key: Slice(b"dropped"),
+                ..
+            } => {
+                out.extend_from_slice(&[0, 0, 0, 8]);
+                out.extend_from_slice(&number.to_be_bytes());
+                return Some(out);
+            }
             Request::Put {
                 key: Slice(b"refuse"),
                 ..
@@ -153,7 +164,7 @@ impl FakeNode {
                 key: Slice(b"nonsense"),
                 ..
             } => {
-                out.extend_from_slice(&[0, 0, 0, 1]);
+                out.extend_from_slice(&[0, 0, 0, 9]);
                 out.extend_from_slice(&number.to_be_bytes());
                 out.extend_from_slice(&[99]);
                 return Some(out);
@@ -251,6 +262,8 @@ async fn refused_unknown_and_timed_out_are_kept_apart() {
     assert_eq!(soon.put(b"silence", b"v").await, Err(Error::Unknown));
     assert_eq!(soon.get(b"silence").await, Err(Error::TimedOut));
     assert_eq!(client.put(b"nonsense", b"v").await, Err(Error::Unknown));
+    assert_eq!(client.put(b"dropped", b"v").await, Err(Error::Unknown));
+    assert_eq!(client.get(b"dropped").await, Err(Error::Dropped));
     let huge = vec![0; 18 << 20];
     assert!(matches!(
         client.put(b"k", &huge).await,
