@@ -1,0 +1,450 @@
+//! Numbered requests and their replies on one long-lived stream, in both roles: the node that calls and the node
+//! that answers. What a payload means is not known here.
+//!
+//! # The bytes
+//!
+//! The caller opens a bidirectional stream. Both directions carry messages, nothing else:
+//!
+//! ```text
+//! u32 BE  length of what follows in this message: 8 + payload, at most 8 + CALL_BYTES_MAX
+//! u64 BE  number, chosen by the caller; the reply to a request repeats it
+//! bytes   payload
+//! ```
+//!
+//! Replies come in any order. A reply with an empty payload means that the server dropped the request: whether it
+//! had an effect is unknown. A caller must not reuse a number while it is unanswered. A length outside the limits
+//! ends the connection ([`Code::Protocol`](crate::Code)). When a stream or connection ends, the outcome of every
+//! unanswered request is unknown.
+//!
+//! **Clients** (ALPN `flotilla/1`) open such streams as they are: no header, no hello; up to 8 per connection, all
+//! alike. They prove themselves with a certificate `client-<name>` (or `node-<id>`) and demand the server name
+//! `flotilla-node`, which every node certificate carries. A client opens no unidirectional streams.
+//!
+//! **Nodes** (ALPN `flotilla-peer/1`) put the two bytes of a stream header before the first message (`hello.rs`).
+//!
+//! Many messages travel in one write; a reader must not expect message and packet borders to agree.
+
+use crate::framing::{Batch, FrameError, FrameReader, Stream};
+use crate::limits::{
+    CALL_BYTES_MAX, CALLS_BYTES_MAX, CALLS_MAX, REPLIES_BYTES_MAX, REQUESTS_MAX, WRITE_BYTES,
+};
+use bytes::{Buf, Bytes};
+use quinn::RecvStream;
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard};
+use thiserror::Error;
+use tokio::sync::Notify;
+
+/// Bytes of a number.
+const NUMBER: usize = 8;
+/// The longest and shortest message.
+const LENGTHS: std::ops::RangeInclusive<usize> = NUMBER..=NUMBER + CALL_BYTES_MAX;
+
+/// Why a call has no reply.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum CallError {
+    /// It never left this node: it may be sent elsewhere.
+    #[error("not sent: {0}")]
+    NotSent(NotSent),
+    /// It left, and no answer will come: it may or may not have had an effect.
+    #[error("the link was lost before the answer")]
+    LinkLost,
+}
+
+/// Why a call never left this node.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum NotSent {
+    /// The node is unknown, or no link to it is up.
+    #[error("no link is up")]
+    NoLink,
+    /// Too many calls to the node, or too many bytes of them, are unanswered.
+    #[error("too many calls are waiting")]
+    Full,
+    /// Longer than [`CALL_BYTES_MAX`].
+    #[error("the payload is too long")]
+    TooLong,
+}
+
+/// Takes the outcome of a call. Runs on a network thread, or on the caller's when the call is not sent: must not
+/// block and must not call the transport while holding a lock of its own.
+pub(crate) type Done = Box<dyn FnOnce(Result<Bytes, CallError>) + Send>;
+
+struct Call {
+    number: u64,
+    payload: Bytes,
+    done: Done,
+}
+
+struct Sent {
+    bytes: usize,
+    done: Done,
+}
+
+/// The calls of one link: what waits to be written and what waits for its reply.
+pub(crate) struct CallQueue {
+    state: Mutex<CallState>,
+    wake: Notify,
+}
+
+struct CallState {
+    open: bool,
+    next: u64,
+    /// Payload bytes of `unsent` and `sent`.
+    bytes: usize,
+    unsent: VecDeque<Call>,
+    sent: HashMap<u64, Sent>,
+}
+
+impl CallQueue {
+    pub(crate) fn new() -> CallQueue {
+        let state = CallState {
+            open: true,
+            next: 1,
+            bytes: 0,
+            unsent: VecDeque::new(),
+            sent: HashMap::new(),
+        };
+        CallQueue {
+            state: Mutex::new(state),
+            wake: Notify::new(),
+        }
+    }
+
+    /// Queues a call, or gives `done` back with the reason.
+    pub(crate) fn push(&self, payload: Bytes, done: Done) -> Result<(), (Done, NotSent)> {
+        let mut state = self.lock();
+        if let Err(why) = state.admits(payload.len()) {
+            return Err((done, why));
+        }
+        let number = state.next;
+        state.next += 1;
+        state.bytes += payload.len();
+        state.unsent.push_back(Call {
+            number,
+            payload,
+            done,
+        });
+        let first = state.unsent.len() == 1;
+        drop(state);
+        if first {
+            self.wake.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Unanswered calls and their bytes.
+    pub(crate) fn waiting(&self) -> (usize, usize) {
+        let state = self.lock();
+        (state.unsent.len() + state.sent.len(), state.bytes)
+    }
+
+    /// Fails everything that waits. Nothing can be queued afterwards.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        state.bytes = 0;
+        let unsent = std::mem::take(&mut state.unsent);
+        let sent = std::mem::take(&mut state.sent);
+        drop(state);
+        self.wake.notify_one();
+        unsent
+            .into_iter()
+            .for_each(|call| (call.done)(Err(CallError::NotSent(NotSent::NoLink))));
+        sent.into_values()
+            .for_each(|call| (call.done)(Err(CallError::LinkLost)));
+    }
+
+    /// Moves what fits into one write from unsent to sent. False when closed.
+    fn take(&self, batch: &mut Vec<(u64, Bytes)>) -> bool {
+        let mut state = self.lock();
+        let mut bytes = 0;
+        while bytes < WRITE_BYTES
+            && let Some(call) = state.unsent.pop_front()
+        {
+            bytes += call.payload.len() + NUMBER;
+            state.sent.insert(
+                call.number,
+                Sent {
+                    bytes: call.payload.len(),
+                    done: call.done,
+                },
+            );
+            batch.push((call.number, call.payload));
+        }
+        state.open
+    }
+
+    fn complete(&self, number: u64, payload: Bytes) {
+        let mut state = self.lock();
+        let Some(sent) = state.sent.remove(&number) else {
+            return;
+        };
+        state.bytes -= sent.bytes;
+        drop(state);
+        (sent.done)(if payload.is_empty() {
+            Err(CallError::LinkLost)
+        } else {
+            Ok(payload)
+        });
+    }
+
+    fn lock(&self) -> MutexGuard<'_, CallState> {
+        self.state.lock().expect("no code that holds it panics")
+    }
+}
+
+impl CallState {
+    fn admits(&self, bytes: usize) -> Result<(), NotSent> {
+        if bytes > CALL_BYTES_MAX {
+            Err(NotSent::TooLong)
+        } else if !self.open {
+            Err(NotSent::NoLink)
+        } else if self.unsent.len() + self.sent.len() >= CALLS_MAX || self.bytes + bytes > CALLS_BYTES_MAX {
+            Err(NotSent::Full)
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// Writes queued calls until the queue closes or the stream fails.
+pub(crate) async fn write_calls(queue: &CallQueue, mut stream: Stream) -> Result<(), FrameError> {
+    let mut taken = Vec::new();
+    let mut batch = Batch::default();
+    while queue.take(&mut taken) {
+        if taken.is_empty() {
+            queue.wake.notified().await;
+        } else {
+            write_messages(&mut taken, &mut batch, &mut stream).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads replies until the stream ends.
+pub(crate) async fn read_replies(queue: &CallQueue, stream: RecvStream) -> Result<(), FrameError> {
+    let mut reader = FrameReader::new(stream, LENGTHS);
+    while let Some((number, payload)) = next_message(&mut reader).await? {
+        queue.complete(number, payload);
+    }
+    Ok(())
+}
+
+async fn write_messages(
+    messages: &mut Vec<(u64, Bytes)>,
+    batch: &mut Batch,
+    stream: &mut Stream,
+) -> Result<(), quinn::WriteError> {
+    for (number, payload) in messages.drain(..) {
+        batch.begin(NUMBER + payload.len());
+        batch.put_number(number);
+        batch.put(payload);
+    }
+    batch.write(stream).await?;
+    // A write is done as soon as quinn has the bytes; let its driver send them before more are gathered.
+    tokio::task::yield_now().await;
+    Ok(())
+}
+
+async fn next_message(reader: &mut FrameReader) -> Result<Option<(u64, Bytes)>, FrameError> {
+    let message = reader.next().await?;
+    Ok(message.map(|mut message| (message.get_u64(), message)))
+}
+
+/// The way back to whoever asked. Answer it once, from any thread, whenever the answer is known. Dropping it
+/// unanswered tells the caller that the outcome is unknown.
+pub struct Reply {
+    queue: Arc<ReplyQueue>,
+    number: u64,
+    answered: bool,
+}
+
+impl Reply {
+    /// Sends the answer. An empty one, or one longer than [`CALL_BYTES_MAX`], tells the caller that the outcome is
+    /// unknown. Never blocks; does nothing when the caller is gone.
+    pub fn send(mut self, payload: Bytes) {
+        self.answered = true;
+        let payload = if payload.len() > CALL_BYTES_MAX {
+            Bytes::new()
+        } else {
+            payload
+        };
+        self.queue.push(self.number, payload);
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if !self.answered {
+            self.queue.push(self.number, Bytes::new());
+        }
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "reply {}", self.number)
+    }
+}
+
+/// The replies of one stream.
+struct ReplyQueue {
+    state: Mutex<ReplyState>,
+    /// Tells the writer that there is something to write.
+    wake: Notify,
+    /// Tells the reader that there is room for more requests.
+    room: Notify,
+}
+
+struct ReplyState {
+    open: bool,
+    /// No more requests will come; what was asked is still answered.
+    finished: bool,
+    /// Requests delivered whose replies are not written.
+    requests: usize,
+    /// Bytes of the replies not written.
+    bytes: usize,
+    pending: VecDeque<(u64, Bytes)>,
+}
+
+impl ReplyQueue {
+    fn new() -> ReplyQueue {
+        let state = ReplyState {
+            open: true,
+            finished: false,
+            requests: 0,
+            bytes: 0,
+            pending: VecDeque::new(),
+        };
+        ReplyQueue {
+            state: Mutex::new(state),
+            wake: Notify::new(),
+            room: Notify::new(),
+        }
+    }
+
+    fn push(&self, number: u64, payload: Bytes) {
+        let mut state = self.lock();
+        if !state.open {
+            return;
+        }
+        state.bytes += payload.len();
+        state.pending.push_back((number, payload));
+        let first = state.pending.len() == 1;
+        drop(state);
+        if first {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Takes what fits into one write. False when nothing will ever come again.
+    fn take(&self, batch: &mut Vec<(u64, Bytes)>) -> bool {
+        let mut state = self.lock();
+        let mut bytes = 0;
+        while bytes < WRITE_BYTES
+            && let Some((number, payload)) = state.pending.pop_front()
+        {
+            bytes += payload.len() + NUMBER;
+            state.bytes -= payload.len();
+            state.requests -= 1;
+            batch.push((number, payload));
+        }
+        if !batch.is_empty() {
+            self.room.notify_one();
+        }
+        let done = state.finished && state.requests == 0 && batch.is_empty();
+        state.open && !done
+    }
+
+    /// Counts a request in; waits while too many are unanswered.
+    async fn admit(&self) {
+        loop {
+            {
+                let mut state = self.lock();
+                if state.requests < REQUESTS_MAX && state.bytes < REPLIES_BYTES_MAX {
+                    state.requests += 1;
+                    return;
+                }
+            }
+            self.room.notified().await;
+        }
+    }
+
+    /// The slot admitted last stays unused: the caller asks no more.
+    fn finish(&self) {
+        let mut state = self.lock();
+        state.finished = true;
+        state.requests -= 1;
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Forgets what is pending and takes nothing more: the caller is gone.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.open = false;
+        state.bytes = 0;
+        state.pending.clear();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ReplyState> {
+        self.state.lock().expect("no code that holds it panics")
+    }
+}
+
+/// Closes the queue whatever way its stream ends, so that late replies are not kept.
+struct Closing(Arc<ReplyQueue>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Answers one stream of requests until it ends: each goes to `deliver` with the way back.
+pub(crate) async fn serve(
+    stream: (Stream, RecvStream),
+    deliver: impl FnMut(Bytes, Reply),
+) -> Result<(), FrameError> {
+    let queue = Arc::new(ReplyQueue::new());
+    let _closing = Closing(queue.clone());
+    let reading = read_requests(&queue, FrameReader::new(stream.1, LENGTHS), deliver);
+    let writing = write_replies(&queue, stream.0);
+    tokio::try_join!(reading, writing).map(|_| ())
+}
+
+async fn read_requests(
+    queue: &Arc<ReplyQueue>,
+    mut reader: FrameReader,
+    mut deliver: impl FnMut(Bytes, Reply),
+) -> Result<(), FrameError> {
+    loop {
+        queue.admit().await;
+        let Some((number, payload)) = next_message(&mut reader).await? else {
+            queue.finish();
+            return Ok(());
+        };
+        deliver(
+            payload,
+            Reply {
+                queue: queue.clone(),
+                number,
+                answered: false,
+            },
+        );
+    }
+}
+
+async fn write_replies(queue: &ReplyQueue, mut stream: Stream) -> Result<(), FrameError> {
+    let mut taken = Vec::new();
+    let mut batch = Batch::default();
+    while queue.take(&mut taken) {
+        if taken.is_empty() {
+            queue.wake.notified().await;
+        } else {
+            write_messages(&mut taken, &mut batch, &mut stream).await?;
+        }
+    }
+    stream.finish();
+    Ok(())
+}

@@ -1,0 +1,98 @@
+//! Every bound of this crate, and how the bounds must relate.
+
+use std::time::Duration;
+
+/// The longest frame on a lane, in bytes.
+pub const FRAME_BYTES_MAX: usize = 32 << 20;
+/// The longest payload of one call or reply, in bytes.
+pub const CALL_BYTES_MAX: usize = 16 << 20;
+/// The longest hello, in bytes.
+pub(crate) const HELLO_BYTES_MAX: usize = 1024;
+
+/// Frames that may wait in one lane of one link.
+pub const LANE_FRAMES_MAX: usize = 8192;
+/// Bytes that may wait in one lane of one link.
+pub const LANE_BYTES_MAX: usize = 64 << 20;
+/// Calls to one node that may be unanswered.
+pub const CALLS_MAX: usize = 32 << 10;
+/// Bytes of the unanswered calls to one node.
+pub const CALLS_BYTES_MAX: usize = 64 << 20;
+/// Unanswered requests taken from one stream before reading pauses.
+pub const REQUESTS_MAX: usize = 32 << 10;
+/// Bytes of unwritten replies of one stream before reading pauses.
+pub const REPLIES_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes gathered into one write.
+pub(crate) const WRITE_BYTES: usize = 64 << 10;
+/// From this size on a chunk travels uncopied.
+pub(crate) const OWN_CHUNK_BYTES_MIN: usize = 4 << 10;
+/// An uncopied chunk is cut into pieces of this size: acknowledged bytes are released piece by piece.
+pub(crate) const PIECE_BYTES_MAX: usize = 64 << 10;
+/// A reader asks for at least this much room. What it delivers pins no more than this or one frame.
+pub(crate) const READ_BYTES: usize = 64 << 10;
+/// A reader makes room for an announced frame in steps of this size: a length alone allocates little.
+pub(crate) const READ_STEP_BYTES_MAX: usize = 1 << 20;
+
+/// Handshakes under way at once; more are refused.
+pub(crate) const HANDSHAKES_MAX: usize = 256;
+/// From this many handshakes on, callers must prove their address first.
+pub(crate) const HANDSHAKES_UNVALIDATED_MAX: usize = 64;
+/// Connections of clients; more are refused.
+pub const CLIENTS_MAX: usize = 1024;
+/// A connection must be authenticated and have said hello within this time.
+pub(crate) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bytes buffered for one connection attempt before it is accepted.
+pub(crate) const INCOMING_BYTES_MAX: u64 = 64 << 10;
+/// Bytes buffered for all of them.
+pub(crate) const INCOMING_BYTES_TOTAL: u64 = 16 << 20;
+
+/// One stream's receive window.
+pub(crate) const STREAM_WINDOW: u32 = 4 << 20;
+/// Bytes in flight on one connection, over all streams.
+pub(crate) const SEND_WINDOW: u64 = 32 << 20;
+/// Unread bytes of one client connection.
+pub(crate) const CLIENT_RECEIVE_WINDOW: u32 = 8 << 20;
+/// Bidirectional streams the other side may open (a peer needs two: hello and calls).
+pub(crate) const BIDI_STREAMS_MAX: u32 = 8;
+/// Unidirectional streams the other side may open (a peer needs two lanes; bulk streams will come).
+pub(crate) const UNI_STREAMS_MAX: u32 = 8;
+/// Streams on which one side of a link sends at will: two lanes, its calls, its replies.
+const STREAMS_SENT: u64 = 4;
+/// Kernel buffers of the socket, each way.
+pub(crate) const SOCKET_BYTES: usize = 4 << 20;
+
+/// A connection silent for this long is dead.
+pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
+/// An otherwise silent connection sends something this often.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Expected round trip before one is measured.
+pub(crate) const INITIAL_RTT: Duration = Duration::from_millis(25);
+/// A dial that has not led to an accepted hello by then is given up. Short, because a fresh attempt probes at once
+/// while an old one backs off.
+pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long the node with the higher id waits for the other to dial.
+pub(crate) const DIAL_GRACE: Duration = Duration::from_secs(2);
+/// Pause after the first failed dial.
+pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest pause between dials.
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// A link that lived this long ends the backoff.
+pub(crate) const LINK_PROVEN: Duration = Duration::from_secs(10);
+/// How long `shutdown` waits for the other sides to hear of it.
+pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Refused strangers are logged at most this often.
+pub(crate) const STRANGER_LOG_INTERVAL: Duration = Duration::from_secs(1);
+
+const _: () = {
+    // Else a stream that nobody reads starves the lanes: quinn shares the send window without priorities.
+    assert!(SEND_WINDOW > STREAMS_SENT * STREAM_WINDOW as u64);
+    assert!(BIDI_STREAMS_MAX >= 2 && UNI_STREAMS_MAX >= 2);
+    assert!(LANE_BYTES_MAX >= FRAME_BYTES_MAX);
+    assert!(CALLS_BYTES_MAX >= CALL_BYTES_MAX && CALL_BYTES_MAX <= u32::MAX as usize - 8);
+    assert!(FRAME_BYTES_MAX <= u32::MAX as usize);
+    assert!(REQUESTS_MAX >= CALLS_MAX);
+    assert!(WRITE_BYTES >= OWN_CHUNK_BYTES_MIN && READ_STEP_BYTES_MAX >= READ_BYTES);
+    assert!(KEEP_ALIVE.as_millis() * 2 < IDLE_TIMEOUT.as_millis());
+    assert!(BACKOFF_MIN.as_millis() <= BACKOFF_MAX.as_millis());
+    assert!(HANDSHAKES_UNVALIDATED_MAX < HANDSHAKES_MAX);
+};
