@@ -6,7 +6,7 @@ use crate::machine::{Queried, StateMachine};
 use crate::storage::GroupRow;
 use crate::types::{
     Entry, EntryId, GroupId, Index, Instant, Life, Membership, Outcome, Payload, Refusal, ReplicaId, Stamp,
-    Term, Ticket,
+    Ticket,
 };
 use bytes::Bytes;
 use raft_core::{LeadershipChange, ReadGrant, ReadId, Refused, Replica};
@@ -33,8 +33,8 @@ pub(crate) struct Group {
     pub(crate) dirty: bool,
     /// The membership as of `applied`.
     membership: Membership,
-    /// The term this replica leads in, as far as announced.
-    leads: Option<Term>,
+    /// Whether this replica leads, as far as announced.
+    leads: bool,
     /// Leadership was lost with proposals waiting: when those still waiting become `Unknown`.
     doubt: Option<Instant>,
     arriving: Arriving,
@@ -90,13 +90,6 @@ struct Granted {
     queries: Vec<Query>,
 }
 
-/// Proposals the replica took, whose term is known once it announced its leadership.
-#[derive(Debug)]
-pub(crate) struct Accepted {
-    range: RangeInclusive<Index>,
-    tickets: Vec<Ticket>,
-}
-
 impl Group {
     pub(crate) fn new(
         replica: Replica,
@@ -114,7 +107,7 @@ impl Group {
             armed: None,
             touched: false,
             dirty: true,
-            leads: None,
+            leads: false,
             doubt: None,
             arriving: Arriving::default(),
             proposed: VecDeque::new(),
@@ -154,19 +147,19 @@ impl Group {
         }
     }
 
-    /// Hands this turn's proposals to the replica, as one.
-    pub(crate) fn propose(&mut self, now: Instant, stamp: Stamp, answers: &mut Answers) -> Option<Accepted> {
+    /// Hands this turn's proposals to the replica, as one. Returns how many it took.
+    pub(crate) fn propose(&mut self, moment: &Moment, stamp: Stamp, answers: &mut Answers) -> u64 {
         if self.arriving.tickets.is_empty() {
-            return None;
+            return 0;
         }
         let payloads = std::mem::take(&mut self.arriving.payloads);
         let tickets = std::mem::take(&mut self.arriving.tickets);
-        match self.replica.propose(now, stamp, payloads) {
-            Ok(range) => Some(Accepted { range, tickets }),
+        match self.replica.propose(moment.now, stamp, payloads) {
+            Ok(range) => self.file(range, tickets, moment, answers),
             Err(refused) => {
                 let outcome = Outcome::Refused(self.refusal(refused));
                 answers.extend(tickets.into_iter().map(|ticket| (ticket, outcome.clone())));
-                None
+                0
             }
         }
     }
@@ -174,42 +167,12 @@ impl Group {
     /// Follows the replica's leadership. A proposal that waits when leadership is lost may still be committed by the
     /// next leader, or be replaced: both show when its index is applied. It waits for that, but no longer than `patience`.
     pub(crate) fn on_leadership(&mut self, change: &LeadershipChange, now: Instant, patience: Duration) {
-        self.leads = change.is_self.then_some(change.term);
+        self.leads = change.is_self;
         self.doubt = if change.is_self || self.proposed.is_empty() {
             None
         } else {
             self.doubt.or(Some(now + patience))
         };
-    }
-
-    /// Files proposals that the replica took, and says how many.
-    pub(crate) fn accept(&mut self, accepted: Accepted, moment: &Moment, answers: &mut Answers) -> u64 {
-        let term = self.leads.expect("only a leader that said so takes proposals");
-        let Accepted { range, tickets } = accepted;
-        let count = range.end().0 + 1 - range.start().0;
-        assert_eq!(count, tickets.len() as u64, "one entry per proposal");
-        // Leftovers of an earlier term at these positions: another leader's log replaced them here, but they may still
-        // be committed if this term never commits anything.
-        while self
-            .proposed
-            .back()
-            .is_some_and(|last| last.id.index >= *range.start())
-        {
-            let lost = self.proposed.pop_back().expect("there is a last one");
-            answers.push((lost.ticket, Outcome::Unknown));
-        }
-        for (index, ticket) in (range.start().0..).zip(tickets) {
-            self.proposed.push_back(Proposed {
-                id: EntryId {
-                    term,
-                    index: Index(index),
-                },
-                ticket,
-                arrived: moment.arrived,
-                proposed: moment.now,
-            });
-        }
-        count
     }
 
     /// A quorum confirmed the leadership these reads rely on.
@@ -372,11 +335,45 @@ impl Group {
                 first.id,
                 last.id
             );
-            assert!(
-                self.leads.is_some() || self.doubt.is_some(),
-                "{group}: waits for nothing"
-            );
+            assert!(self.leads || self.doubt.is_some(), "{group}: waits for nothing");
         }
+    }
+
+    /// Remembers who waits for which position.
+    fn file(
+        &mut self,
+        range: RangeInclusive<Index>,
+        tickets: Vec<Ticket>,
+        moment: &Moment,
+        answers: &mut Answers,
+    ) -> u64 {
+        let EntryId { term, index: last } = self.replica.last();
+        let count = range.end().0 + 1 - range.start().0;
+        assert_eq!(
+            (last, count),
+            (*range.end(), tickets.len() as u64),
+            "one entry per proposal"
+        );
+        // Leftovers of an earlier term at these positions: another leader's log replaced them here, but they may still
+        // be committed if this term never commits anything.
+        while self
+            .proposed
+            .back()
+            .is_some_and(|last| last.id.index >= *range.start())
+        {
+            let lost = self.proposed.pop_back().expect("there is a last one");
+            answers.push((lost.ticket, Outcome::Unknown));
+        }
+        for (index, ticket) in (range.start().0..).zip(tickets) {
+            let index = Index(index);
+            self.proposed.push_back(Proposed {
+                id: EntryId { term, index },
+                ticket,
+                arrived: moment.arrived,
+                proposed: moment.now,
+            });
+        }
+        count
     }
 
     /// Answers the proposal at this position, if it is still waiting.

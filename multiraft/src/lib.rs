@@ -9,6 +9,8 @@ mod machine;
 mod network;
 mod outbox;
 mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod timers;
 mod types;
 pub mod wire;

@@ -505,15 +505,12 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         self.ids.read += 1;
         group.ask(&moment, ReadId(self.ids.read), &mut self.answers);
         let stamp = moment.wall.max(self.machine.clock(id));
-        let accepted = group.propose(moment.now, stamp, &mut self.answers);
+        self.counters.proposed += group.propose(&moment, stamp, &mut self.answers);
         let ready = group.replica.ready();
         if let Some(change) = ready.leadership {
             group.on_leadership(&change, moment.now, self.options.patience);
             self.counters.elected += u64::from(change.is_self);
             self.turn.leadership.push((id, change));
-        }
-        if let Some(accepted) = accepted {
-            self.counters.proposed += group.accept(accepted, &moment, &mut self.answers);
         }
         for grant in &ready.reads {
             group.on_granted(*grant, stamp);

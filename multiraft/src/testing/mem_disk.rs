@@ -1,0 +1,439 @@
+//! One node's disk in memory: a log for all workers, made durable by explicit syncs, and checkpoints.
+//! It outlives the node's crashes; what was not synced does not.
+
+use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::storage::{
+    Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, LogBatch, RaftStorage,
+    RestoredGroup,
+};
+use crate::types::{Entry, EntryId, GroupId, HardState, Index, Life, Membership, Payload, ReplicaId};
+use bytes::Bytes;
+use raft_core::Restored;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// When queued batches become durable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncMode {
+    /// At [`MemDisk::sync`] and [`MemDisk::sync_one`].
+    Explicit,
+    /// Within `submit`: a disk without latency.
+    AtOnce,
+}
+
+/// The disk. Cheap to clone: all clones are the same disk.
+#[derive(Clone)]
+pub struct MemDisk {
+    shared: Arc<Mutex<Disk>>,
+}
+
+/// One worker's handle.
+#[derive(Debug)]
+pub struct MemStorage {
+    disk: MemDisk,
+    worker: usize,
+}
+
+impl MemDisk {
+    /// An empty disk.
+    pub fn new(mode: SyncMode) -> MemDisk {
+        let disk = Disk {
+            mode,
+            sinks: Vec::new(),
+            logs: BTreeMap::new(),
+            rows: BTreeMap::new(),
+            states: BTreeMap::new(),
+            queue: VecDeque::new(),
+            fetches: VecDeque::new(),
+            cut: None,
+            cuts: 0,
+            is_full: false,
+        };
+        MemDisk {
+            shared: Arc::new(Mutex::new(disk)),
+        }
+    }
+
+    /// Starts, after `restore` if anything is on the disk; `sinks[w]` hears worker w's completions.
+    pub fn start(&self, sinks: Vec<Arc<dyn CompletionSink>>) {
+        self.lock().sinks = sinks;
+    }
+
+    /// Worker w's log.
+    pub fn storage(&self, worker: usize) -> MemStorage {
+        MemStorage {
+            disk: self.clone(),
+            worker,
+        }
+    }
+
+    /// Every group, as a restart finds it.
+    pub fn restore(&self) -> Vec<RestoredGroup> {
+        let disk = self.lock();
+        disk.logs
+            .iter()
+            .map(|(group, log)| log.restore(*group, disk.rows.get(group)))
+            .collect()
+    }
+
+    /// Makes everything queued durable, and answers fetches.
+    pub fn sync(&self) {
+        while self.sync_one() {}
+    }
+
+    /// Makes the oldest batch durable, or else answers the oldest fetch. False: there was nothing to do.
+    pub fn sync_one(&self) -> bool {
+        let done = self.lock().sync_one();
+        let found = done.is_some();
+        if let Some((sink, completion)) = done {
+            sink.complete(completion); // outside the lock: the sink may lead back here
+        }
+        found
+    }
+
+    /// Batches and fetches that wait.
+    pub fn queued(&self) -> usize {
+        let disk = self.lock();
+        disk.queue.len() + disk.fetches.len()
+    }
+
+    /// Asks every worker to freeze for a checkpoint. False: one is under way.
+    pub fn want_checkpoint(&self) -> bool {
+        let mut disk = self.lock();
+        if disk.cut.is_some() {
+            return false;
+        }
+        disk.cuts += 1;
+        disk.cut = Some(Cut::new(CutId(disk.cuts)));
+        true
+    }
+
+    /// Commits the checkpoint that every worker has frozen for. False: there is none. Like a real store, it first
+    /// makes durable what was submitted before: a row never reflects entries that the log has lost.
+    pub fn commit_checkpoint(&self) -> bool {
+        let workers = self.lock().sinks.len();
+        if self
+            .lock()
+            .cut
+            .as_ref()
+            .is_none_or(|cut| cut.frozen.len() < workers)
+        {
+            return false;
+        }
+        self.sync();
+        let rows = self.lock().commit_checkpoint();
+        for (sink, rows) in rows {
+            sink.complete(Completion::Checkpointed { rows });
+        }
+        true
+    }
+
+    /// Makes `is_full` say so.
+    pub fn set_full(&self, is_full: bool) {
+        self.lock().is_full = is_full;
+    }
+
+    /// The node crashes: everything queued and every unfinished checkpoint is gone, nobody hears about anything.
+    pub fn crash(&self) {
+        let mut disk = self.lock();
+        disk.queue.clear();
+        disk.fetches.clear();
+        disk.sinks.clear();
+        disk.cut = None;
+    }
+
+    /// The state machine's part of a checkpoint: the group's state as frozen for `cut`.
+    pub fn stage_state(&self, cut: CutId, group: GroupId, state: Bytes) {
+        let mut disk = self.lock();
+        let staged = disk.cut.as_mut().filter(|staged| staged.id == cut);
+        staged
+            .expect("states are staged for the cut under way")
+            .states
+            .insert(group, state);
+    }
+
+    /// The group's state in the last committed checkpoint.
+    pub fn state(&self, group: GroupId) -> Option<Bytes> {
+        self.lock().states.get(&group).cloned()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Disk> {
+        self.shared
+            .lock()
+            .expect("nothing panics while it holds the disk")
+    }
+}
+
+impl fmt::Debug for MemDisk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MemDisk").finish_non_exhaustive()
+    }
+}
+
+impl RaftStorage for MemStorage {
+    fn submit(&mut self, batch: LogBatch) {
+        let at_once = {
+            let mut disk = self.disk.lock();
+            disk.queue.push_back((self.worker, batch));
+            disk.mode == SyncMode::AtOnce
+        };
+        if at_once {
+            self.disk.sync();
+        }
+    }
+
+    fn fetch(&mut self, request: FetchRequest) {
+        let at_once = {
+            let mut disk = self.disk.lock();
+            disk.fetches.push_back((self.worker, request));
+            disk.mode == SyncMode::AtOnce
+        };
+        if at_once {
+            self.disk.sync();
+        }
+    }
+
+    fn truncate(&mut self, group: GroupId, index: Index) {
+        let mut disk = self.disk.lock();
+        let checkpointed = disk.rows.get(&group).map_or(Index(0), |row| row.applied.index);
+        assert!(
+            index <= checkpointed,
+            "{group} truncated to {index}, checkpointed {checkpointed}"
+        );
+        if let Some(log) = disk.logs.get_mut(&group) {
+            log.truncate(index);
+        }
+    }
+
+    fn cut_wanted(&mut self) -> Option<CutId> {
+        let disk = self.disk.lock();
+        let cut = disk.cut.as_ref()?;
+        (!cut.frozen.contains(&self.worker)).then_some(cut.id)
+    }
+
+    fn freeze(&mut self, cut: CutId, rows: Vec<GroupRow>) {
+        let at_once = {
+            let mut disk = self.disk.lock();
+            let staged = disk.cut.as_mut().filter(|staged| staged.id == cut);
+            let staged = staged.expect("workers freeze for the cut under way");
+            assert!(
+                staged.frozen.insert(self.worker),
+                "a worker freezes once for a cut"
+            );
+            staged.rows.extend(rows.into_iter().map(|row| (self.worker, row)));
+            disk.mode == SyncMode::AtOnce
+        };
+        if at_once {
+            self.disk.commit_checkpoint();
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.disk.lock().is_full
+    }
+}
+
+struct Disk {
+    mode: SyncMode,
+    sinks: Vec<Arc<dyn CompletionSink>>,
+    /// What a crash leaves: logs, rows, states.
+    logs: BTreeMap<GroupId, Log>,
+    rows: BTreeMap<GroupId, GroupRow>,
+    states: BTreeMap<GroupId, Bytes>,
+    /// What it takes: the rest.
+    queue: VecDeque<(usize, LogBatch)>,
+    fetches: VecDeque<(usize, FetchRequest)>,
+    cut: Option<Cut>,
+    cuts: u64,
+    is_full: bool,
+}
+
+/// A checkpoint in the making.
+struct Cut {
+    id: CutId,
+    frozen: BTreeSet<usize>,
+    rows: Vec<(usize, GroupRow)>,
+    states: BTreeMap<GroupId, Bytes>,
+}
+
+impl Cut {
+    fn new(id: CutId) -> Cut {
+        Cut {
+            id,
+            frozen: BTreeSet::new(),
+            rows: Vec::new(),
+            states: BTreeMap::new(),
+        }
+    }
+}
+
+type Done = (Arc<dyn CompletionSink>, Completion);
+type Told = (Arc<dyn CompletionSink>, Vec<(GroupId, Life, Index)>);
+
+impl Disk {
+    fn sync_one(&mut self) -> Option<Done> {
+        if let Some((worker, batch)) = self.queue.pop_front() {
+            return Some((Arc::clone(&self.sinks[worker]), self.write(batch)));
+        }
+        let (worker, request) = self.fetches.pop_front()?;
+        Some((Arc::clone(&self.sinks[worker]), self.read(request)))
+    }
+
+    fn write(&mut self, batch: LogBatch) -> Completion {
+        for birth in batch.births {
+            let before = self.logs.insert(birth.group, Log::new(birth));
+            assert!(before.is_none(), "a group is born twice");
+        }
+        let mut writes = Vec::with_capacity(batch.writes.len());
+        for write in batch.writes {
+            writes.push((write.group, write.life, write.write));
+            let log = self.logs.get_mut(&write.group).expect("writes follow a birth");
+            log.write(write);
+        }
+        Completion::Durable {
+            batch: batch.id,
+            writes,
+            then_send: batch.then_send,
+        }
+    }
+
+    fn read(&self, request: FetchRequest) -> Completion {
+        let entries = match self.logs.get(&request.group) {
+            Some(log) => log.read(&request),
+            None => Vec::new(),
+        };
+        Completion::Fetched {
+            group: request.group,
+            life: request.life,
+            peer: request.peer,
+            entries,
+        }
+    }
+
+    /// Per worker, what its replicas must hear.
+    fn commit_checkpoint(&mut self) -> Vec<Told> {
+        let cut = self.cut.take().expect("the caller checked");
+        let mut told: Vec<_> = self
+            .sinks
+            .iter()
+            .map(|sink| (Arc::clone(sink), Vec::new()))
+            .collect();
+        for (worker, row) in cut.rows {
+            told[worker].1.push((row.group, row.life, row.applied.index));
+            self.rows.insert(row.group, row);
+        }
+        self.states.extend(cut.states);
+        told
+    }
+}
+
+/// One group's durable log.
+struct Log {
+    replica: ReplicaId,
+    descriptor: Bytes,
+    hard_state: HardState,
+    truncated: EntryId,
+    /// As of `truncated`.
+    membership: Membership,
+    entries: VecDeque<Entry>,
+    commit: Index,
+}
+
+impl Log {
+    fn new(birth: Birth) -> Log {
+        Log {
+            replica: birth.replica,
+            descriptor: birth.descriptor,
+            hard_state: HardState {
+                term: birth.base.term,
+                vote: None,
+            },
+            truncated: birth.base,
+            membership: birth.membership,
+            entries: VecDeque::new(),
+            commit: birth.base.index,
+        }
+    }
+
+    fn write(&mut self, write: GroupWrite) {
+        assert_eq!(
+            write.replica, self.replica,
+            "{}: another replica's write",
+            write.group
+        );
+        if let Some(hard_state) = write.hard_state {
+            assert!(
+                hard_state.term >= self.hard_state.term,
+                "{}: the term went back",
+                write.group
+            );
+            self.hard_state = hard_state;
+        }
+        for entry in write.entries {
+            self.append(entry);
+        }
+        self.commit = self.commit.max(write.commit);
+    }
+
+    fn append(&mut self, entry: Entry) {
+        assert!(entry.cost() <= 2 * PAYLOAD_BYTES_MAX, "{} is oversized", entry.id);
+        let next = self.truncated.index.0 + 1 + self.entries.len() as u64;
+        let index = entry.id.index.0;
+        assert!(
+            index > self.truncated.index.0 && index <= next,
+            "{} written after {}",
+            entry.id,
+            next - 1
+        );
+        let keep = index - self.truncated.index.0 - 1;
+        self.entries
+            .truncate(usize::try_from(keep).expect("less than what is in memory"));
+        self.entries.push_back(entry);
+    }
+
+    fn truncate(&mut self, index: Index) {
+        while self.truncated.index < index {
+            let first = self.entries.pop_front().expect("what is truncated was written");
+            self.truncated = first.id;
+            if let Payload::Membership(membership) = first.payload {
+                self.membership = membership;
+            }
+        }
+    }
+
+    fn read(&self, request: &FetchRequest) -> Vec<Entry> {
+        if *request.range.start() <= self.truncated.index {
+            return Vec::new();
+        }
+        let wanted = self
+            .entries
+            .iter()
+            .filter(|entry| request.range.contains(&entry.id.index));
+        let mut bytes = 0;
+        let fitting = wanted.take_while(|entry| {
+            let first = bytes == 0;
+            bytes += entry.cost();
+            first || bytes <= request.bytes_max
+        });
+        fitting.cloned().collect()
+    }
+
+    fn restore(&self, group: GroupId, row: Option<&GroupRow>) -> RestoredGroup {
+        let applied = row.map_or(self.truncated.index, |row| row.applied.index);
+        RestoredGroup {
+            group,
+            replica: self.replica,
+            restored: Restored {
+                hard_state: self.hard_state,
+                truncated: self.truncated,
+                membership: self.membership.clone(),
+                entries: self.entries.iter().cloned().collect(),
+                commit: self.commit.max(applied),
+                applied,
+                checkpointed: applied,
+            },
+            descriptor: row.map_or(&self.descriptor, |row| &row.descriptor).clone(),
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The in-memory parts pass the suites.
+
+use super::*;
+use crate::network::RaftNetwork;
+use crate::storage::{Completion, CompletionSink, CutId, RestoredGroup};
+use crate::types::NodeId;
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex};
+
+#[derive(Default)]
+struct Collected {
+    completions: Mutex<VecDeque<Completion>>,
+}
+
+impl CompletionSink for Collected {
+    fn complete(&self, completion: Completion) {
+        self.completions.lock().unwrap().push_back(completion);
+    }
+}
+
+struct DiskHarness {
+    disk: MemDisk,
+    collected: Arc<Collected>,
+}
+
+impl StorageHarness for DiskHarness {
+    type Storage = MemStorage;
+
+    fn open(&mut self) -> (MemStorage, Vec<RestoredGroup>) {
+        let restored = self.disk.restore();
+        self.disk
+            .start(vec![Arc::clone(&self.collected) as Arc<dyn CompletionSink>]);
+        (self.disk.storage(0), restored)
+    }
+
+    fn completion(&mut self) -> Completion {
+        while self.collected.completions.lock().unwrap().is_empty() {
+            assert!(
+                self.disk.sync_one() || self.disk.commit_checkpoint(),
+                "nothing is under way"
+            );
+        }
+        self.collected.completions.lock().unwrap().pop_front().unwrap()
+    }
+
+    fn crash(&mut self, _storage: MemStorage) {
+        self.disk.crash();
+        self.collected.completions.lock().unwrap().clear();
+    }
+
+    fn want_checkpoint(&mut self) {
+        assert!(self.disk.want_checkpoint());
+    }
+
+    fn freeze_state(&mut self, _cut: CutId) {}
+}
+
+#[test]
+fn the_disk_passes_with_explicit_syncs() {
+    storage_suite(|| DiskHarness {
+        disk: MemDisk::new(SyncMode::Explicit),
+        collected: Arc::default(),
+    });
+}
+
+#[test]
+fn the_disk_passes_when_it_syncs_at_once() {
+    storage_suite(|| DiskHarness {
+        disk: MemDisk::new(SyncMode::AtOnce),
+        collected: Arc::default(),
+    });
+}
+
+type Arrived = Arc<Mutex<VecDeque<(NodeId, Bytes)>>>;
+
+struct LinkHarness {
+    links: [(NodeId, MemLink); 2],
+    arrived: [Arrived; 2],
+}
+
+impl LinkHarness {
+    fn new() -> LinkHarness {
+        let network = MemNetwork::new();
+        let nodes = [NodeId(1), NodeId(2)];
+        let arrived = [Arrived::default(), Arrived::default()];
+        for (node, arrived) in nodes.into_iter().zip(&arrived) {
+            let arrived = Arc::clone(arrived);
+            let receive = move |from, bytes| arrived.lock().unwrap().push_back((from, bytes));
+            network.listen(node, Arc::new(receive));
+        }
+        LinkHarness {
+            links: nodes.map(|node| (node, network.link(node))),
+            arrived,
+        }
+    }
+}
+
+impl NetworkHarness for LinkHarness {
+    type Network = MemLink;
+
+    fn ends(&self) -> [(NodeId, &MemLink); 2] {
+        let [(one, first), (two, second)] = &self.links;
+        [(*one, first), (*two, second)]
+    }
+
+    fn receive(&mut self, node: NodeId) -> Option<(NodeId, Bytes)> {
+        let index = usize::from(node == NodeId(2));
+        self.arrived[index].lock().unwrap().pop_front()
+    }
+}
+
+#[test]
+fn the_network_passes() {
+    network_suite(LinkHarness::new);
+}
+
+#[test]
+fn a_cut_link_carries_nothing_one_way() {
+    let mut harness = LinkHarness::new();
+    let network = harness.links[0].1.network().clone();
+    network.set_cut(NodeId(1), NodeId(2), true);
+    for (from, to) in [(0, NodeId(2)), (1, NodeId(1))] {
+        let outgoing = crate::Outgoing {
+            to,
+            lane: crate::Lane::Control,
+            frame: crate::Frame {
+                chunks: vec![Bytes::from_static(b"x")],
+            },
+        };
+        harness.links[from].1.send(outgoing);
+    }
+    assert_eq!(harness.receive(NodeId(2)), None);
+    assert_eq!(
+        harness.receive(NodeId(1)),
+        Some((NodeId(2), Bytes::from_static(b"x")))
+    );
+}
