@@ -90,7 +90,7 @@ impl Replica {
 
     pub(crate) fn on_timeout_now(&mut self, from: ReplicaId) -> Result<(), Ignored> {
         self.follow(from);
-        if !self.is_voter() {
+        if !self.may_campaign() {
             return Err(Ignored::StaleReply);
         }
         self.become_candidate(true);

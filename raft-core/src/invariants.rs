@@ -88,7 +88,7 @@ impl Replica {
         match &self.role {
             Role::Follower(_) => {}
             Role::PreCandidate(_) | Role::Candidate(_) => {
-                assert!(self.is_voter(), "I12: {} campaigns and is no voter", self.id);
+                assert!(self.may_campaign(), "I12: {} campaigns and is no voter", self.id);
             }
             Role::Leader(leader) => {
                 let last = self.log.last().index;

@@ -1,5 +1,6 @@
 //! The consensus state machine of one Raft replica: no I/O, no clock, no threads, no async, no global rng.
 
+mod describe;
 mod election;
 mod following;
 mod invariants;
@@ -16,6 +17,8 @@ mod replica;
 mod replication;
 mod rng;
 mod role;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod types;

@@ -22,6 +22,18 @@ impl Memberships {
         &self.history.last().expect("the base membership stays").1
     }
 
+    /// Where the membership in force stands in the log.
+    pub(crate) fn effective_since(&self) -> Index {
+        self.history.last().expect("the base membership stays").0
+    }
+
+    /// The membership that was in force at `index`, which is not truncated.
+    pub(crate) fn at(&self, index: Index) -> &Membership {
+        let mut older = self.history.iter().rev();
+        let found = older.find(|(since, _)| *since <= index);
+        &found.unwrap_or(&self.history[0]).1
+    }
+
     /// An entry was appended; true when it changed the membership.
     pub(crate) fn on_appended(&mut self, entry: &Entry) -> bool {
         match &entry.payload {

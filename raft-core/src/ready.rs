@@ -2,7 +2,7 @@
 //! Rule: after any number of inputs, and before the host waits again, call `ready` once and carry out what it says.
 
 use crate::message::Envelope;
-use crate::types::{Entry, HardState, Index, Membership, ReadId, ReplicaId, Stamp, Term, WriteId};
+use crate::types::{Entry, EntryId, HardState, Index, Membership, ReadId, ReplicaId, Stamp, Term, WriteId};
 use std::ops::RangeInclusive;
 
 /// What the host must do now. Dropping one loses votes and entries.
@@ -136,8 +136,8 @@ pub struct Status {
     pub hard_state: HardState,
     /// Who leads, if known.
     pub leader: Option<ReplicaId>,
-    /// The last entry's index, in memory.
-    pub last: Index,
+    /// The last entry, durable or not.
+    pub last: EntryId,
     /// The last durable index.
     pub durable: Index,
     /// The commit index.

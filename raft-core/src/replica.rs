@@ -174,7 +174,7 @@ impl Replica {
     /// have no leader, as when it is founded. A leader and a non-voter do nothing.
     pub fn campaign(&mut self, now: Instant) {
         self.advance_clock(now);
-        if self.is_voter() && !self.is_leader() {
+        if self.may_campaign() && !self.is_leader() {
             self.become_candidate(false);
         }
         self.check_invariants();
@@ -306,7 +306,7 @@ impl Replica {
     /// When to call `tick`; None: nothing to wait for.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.role {
-            Role::Follower(follower) => self.is_voter().then_some(follower.deadline),
+            Role::Follower(follower) => self.may_campaign().then_some(follower.deadline),
             Role::PreCandidate(campaign) | Role::Candidate(campaign) => Some(campaign.deadline),
             Role::Leader(leader) if leader.peers.is_empty() => None,
             Role::Leader(leader) => {
@@ -329,7 +329,7 @@ impl Replica {
             role: self.role.kind(),
             hard_state: self.hard,
             leader: self.leader(),
-            last: self.log.last().index,
+            last: self.log.last(),
             durable: self.writes.durable(),
             commit: self.marks.commit,
             applied: self.marks.applied,
@@ -425,7 +425,7 @@ impl Replica {
         Ok(())
     }
 
-    fn advance_clock(&mut self, now: Instant) {
+    pub(crate) fn advance_clock(&mut self, now: Instant) {
         assert!(
             now >= self.now,
             "time goes back from {} to {} ns",
@@ -438,8 +438,11 @@ impl Replica {
 
 /// Parts that the rooms share.
 impl Replica {
-    pub(crate) fn is_voter(&self) -> bool {
-        self.memberships.effective().is_voter(self.id)
+    /// A voter may, and so may a replica whose removal is not committed yet: it may be the only one whose log is long
+    /// enough to win, and nobody could lead otherwise (openraft #2091). Its own vote does not count then.
+    pub(crate) fn may_campaign(&self) -> bool {
+        let committed = self.memberships.at(self.marks.commit);
+        self.memberships.effective().is_voter(self.id) || committed.is_voter(self.id)
     }
 
     /// Sends in our term, at once.

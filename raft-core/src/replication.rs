@@ -69,12 +69,12 @@ impl Replica {
 
     pub(crate) fn on_matched(&mut self, from: ReplicaId, index: Index) -> Result<(), Ignored> {
         let last = self.log.last().index;
+        let now = self.now;
+        let leader = self.hear(from)?;
         assert!(
             index <= last,
             "I8: {from} acknowledges {index}, our last entry is {last}"
         );
-        let now = self.now;
-        let leader = self.hear(from)?;
         leader.sends_due = true;
         let peer = leader.peer(from).ok_or(Ignored::NotMember)?;
         if peer.on_matched(now, index) {
@@ -113,13 +113,13 @@ impl Replica {
         matched: Index,
     ) -> Result<(), Ignored> {
         let last = self.log.last().index;
+        let now = self.now;
+        let patience = self.options.heartbeat_interval;
+        let leader = self.hear(from)?;
         assert!(
             matched <= last,
             "I8: {from} holds {matched}, our last entry is {last}"
         );
-        let now = self.now;
-        let patience = self.options.heartbeat_interval;
-        let leader = self.hear(from)?;
         leader.sends_due = true;
         let peer = leader.peer(from).ok_or(Ignored::NotMember)?;
         peer.round = peer.round.max(round);
@@ -157,6 +157,15 @@ impl Replica {
                 "I7: {agreed} is counted"
             );
             self.commit_to(agreed);
+            self.leave_if_removed();
+        }
+    }
+
+    /// A leader whose own removal is committed has finished.
+    fn leave_if_removed(&mut self) {
+        let is_settled = self.memberships.effective_since() <= self.marks.commit;
+        if is_settled && !self.memberships.effective().is_voter(self.id) {
+            self.become_follower(self.hard.term, None);
         }
     }
 

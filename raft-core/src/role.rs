@@ -192,8 +192,7 @@ impl Replica {
     }
 
     fn new_campaign(&mut self, answers: Vec<(ReplicaId, bool)>) -> Campaign {
-        let voters = self.memberships.effective();
-        assert!(voters.is_voter(self.id), "I12: only a voter campaigns");
+        assert!(self.may_campaign(), "I12: only a voter campaigns");
         let deadline = self.now + self.draw_timeout();
         Campaign { answers, deadline }
     }

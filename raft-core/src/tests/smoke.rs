@@ -92,7 +92,7 @@ fn three_replicas_elect_commit_read_and_restart() {
     hosts[1].replica.campaign(Instant(0));
     run(&mut hosts);
     assert_eq!(hosts[1].replica.status().commit, Index(4));
-    assert_eq!(hosts[0].replica.status().last, Index(4));
+    assert_eq!(hosts[0].replica.status().last.index, Index(4));
     assert!(hosts[1].replica.is_leader());
     assert_eq!(hosts[0].replica.leader(), Some(ReplicaId(2)));
 }

@@ -1,0 +1,464 @@
+//! Replicas, their disks, and the links between them. Every public call is one event: it is followed by `ready`, its outputs are
+//! carried out and told to the transcript, and the global rules are checked.
+
+use super::checker::Checker;
+use super::host::{Disk, Host};
+use crate::{
+    Envelope, Index, Instant, LogFetch, Membership, NodeId, Options, Ready, Refused, Replica, ReplicaId,
+    Stamp,
+};
+use crate::{ReadId, RoleKind};
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::fmt::Display;
+use std::time::Duration;
+
+/// A link's two ends: from, to.
+pub type Link = (ReplicaId, ReplicaId);
+
+/// A group under test.
+#[derive(Debug)]
+pub struct Cluster {
+    /// The replicas, up or down.
+    pub hosts: BTreeMap<ReplicaId, Host>,
+    /// Messages on their way, oldest first.
+    pub links: BTreeMap<Link, VecDeque<Envelope>>,
+    /// Links that lose everything.
+    pub cut: BTreeSet<Link>,
+    /// Cold entries asked for and not yet answered.
+    pub fetches: Vec<(ReplicaId, LogFetch)>,
+    /// The time at every replica.
+    pub now: Instant,
+    /// Committed entries are applied as soon as they are handed out.
+    pub apply_at_once: bool,
+    /// The rules over all replicas.
+    pub checker: Checker,
+    options: Options,
+    seed: u64,
+    transcript: Option<Vec<String>>,
+}
+
+impl Cluster {
+    /// A group born with `membership`, on empty disks. All replicas are up.
+    pub fn new(membership: Membership, options: Options, seed: u64) -> Cluster {
+        options.check().expect("the options of a test are sound");
+        let mut cluster = Cluster {
+            hosts: BTreeMap::new(),
+            links: BTreeMap::new(),
+            cut: BTreeSet::new(),
+            fetches: Vec::new(),
+            now: Instant(0),
+            apply_at_once: true,
+            checker: Checker::default(),
+            options,
+            seed,
+            transcript: None,
+        };
+        for id in membership.replicas() {
+            let disk = Disk {
+                membership: membership.clone(),
+                ..Disk::default()
+            };
+            cluster.hosts.insert(id, Host::new(id, disk));
+            cluster.restart(id);
+        }
+        cluster
+    }
+
+    /// A simple membership: voters `1..=voters`, then learners, each on the node of its number.
+    pub fn membership(voters: u64, learners: u64) -> Membership {
+        let at_home = |id| (ReplicaId(id), NodeId(id));
+        let mut membership = Membership::of_voters((1..=voters).map(at_home));
+        for id in voters + 1..=voters + learners {
+            membership.learners.insert(ReplicaId(id));
+            membership.nodes.insert(ReplicaId(id), NodeId(id));
+        }
+        membership
+    }
+
+    /// Starts to keep a transcript.
+    pub fn record(&mut self) {
+        self.transcript = Some(Vec::new());
+    }
+
+    /// What happened since the last call.
+    pub fn take_transcript(&mut self) -> Vec<String> {
+        self.transcript.as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    /// Adds a line to the transcript.
+    pub fn tell(&mut self, line: impl Display) {
+        if let Some(transcript) = &mut self.transcript {
+            transcript.push(line.to_string());
+        }
+    }
+
+    /// A replica that is up.
+    pub fn replica(&self, id: ReplicaId) -> Option<&Replica> {
+        self.hosts.get(&id)?.replica.as_ref()
+    }
+
+    /// The replicas that are up.
+    pub fn up(&self) -> Vec<ReplicaId> {
+        let up = self.hosts.values().filter(|host| host.replica.is_some());
+        up.map(|host| host.id).collect()
+    }
+}
+
+/// Inputs.
+impl Cluster {
+    /// Campaigns at once.
+    pub fn campaign(&mut self, id: ReplicaId) {
+        self.input(id, |replica, now| replica.campaign(now));
+    }
+
+    /// Proposes one command per payload.
+    pub fn propose(&mut self, id: ReplicaId, payloads: Vec<Bytes>) {
+        let result = self.input(id, |replica, now| replica.propose(now, Stamp(0), payloads));
+        self.tell_refusal(id, "proposal", result.and_then(Result::err));
+    }
+
+    /// Proposes a bare stamp.
+    pub fn propose_stamp(&mut self, id: ReplicaId, stamp: Stamp) {
+        let result = self.input(id, |replica, now| replica.propose_stamp(now, stamp));
+        self.tell_refusal(id, "stamp", result.and_then(Result::err));
+    }
+
+    /// Appends a membership at a leader, without the checks that belong to changing one.
+    pub fn append_membership(&mut self, id: ReplicaId, membership: Membership) {
+        for member in membership.replicas() {
+            if !self.hosts.contains_key(&member) {
+                self.hosts.insert(member, Host::new(member, Disk::default()));
+                self.restart(member);
+            }
+        }
+        let payload = crate::Payload::Membership(membership);
+        let result = self.input(id, |replica, now| {
+            replica.advance_clock(now);
+            replica.append_proposals(std::iter::once(payload))
+        });
+        self.tell_refusal(id, "change", result.and_then(Result::err));
+    }
+
+    /// Asks for a read.
+    pub fn read(&mut self, id: ReplicaId, read: ReadId) {
+        self.checker.on_read(read);
+        let result = self.input(id, |replica, now| replica.read(now, read));
+        self.tell_refusal(id, "read", result.and_then(Result::err));
+    }
+
+    /// Asks to hand leadership over.
+    pub fn transfer(&mut self, id: ReplicaId, target: ReplicaId) {
+        let result = self.input(id, |replica, now| replica.transfer_leadership(now, target));
+        self.tell_refusal(id, "transfer", result.and_then(Result::err));
+    }
+
+    /// Lets the time come that a replica waits for.
+    pub fn tick(&mut self, id: ReplicaId) {
+        let Some(deadline) = self.replica(id).and_then(Replica::deadline) else {
+            self.tell(format_args!("{id} waits for nothing"));
+            return;
+        };
+        self.now = self.now.max(deadline);
+        self.input(id, Replica::tick);
+    }
+
+    /// Lets time pass; whoever waits for something gets it when it is due.
+    pub fn advance(&mut self, duration: Duration) {
+        let end = self.now + duration;
+        loop {
+            let due = self
+                .up()
+                .into_iter()
+                .filter_map(|id| Some((self.replica(id)?.deadline()?, id)));
+            match due.min() {
+                Some((deadline, id)) if deadline <= end => {
+                    self.now = self.now.max(deadline);
+                    self.input(id, Replica::tick);
+                }
+                _ => break,
+            }
+        }
+        self.now = end;
+    }
+
+    /// Hands the message at `position` of a link to its receiver.
+    pub fn deliver(&mut self, link: Link, position: usize) {
+        let Some(envelope) = self.links.get_mut(&link).and_then(|queue| queue.remove(position)) else {
+            return;
+        };
+        let text = self.transcript.is_some().then(|| envelope.to_string());
+        let to = envelope.to;
+        if let Some(Err(ignored)) = self.input(to, |replica, now| replica.step(now, envelope)) {
+            self.tell(format_args!(
+                "{to} ignores {}: {ignored}",
+                text.unwrap_or_default()
+            ));
+        }
+    }
+
+    /// Makes the oldest write of a replica durable; its messages leave.
+    pub fn sync(&mut self, id: ReplicaId) {
+        let host = self.host(id);
+        let Some(write) = host.unsynced.pop_front() else {
+            return;
+        };
+        host.disk.write(&write);
+        self.tell(format_args!("{id} durable {}", write.id));
+        for envelope in write.then_send {
+            self.leave(id, envelope);
+        }
+        self.input(id, |replica, now| replica.on_durable(now, write.id));
+    }
+
+    /// Applies up to `count` of the entries handed out.
+    pub fn apply(&mut self, id: ReplicaId, count: usize) {
+        let host = &self.hosts[&id];
+        let count = count.min(host.unapplied.len());
+        let Some(last) = host
+            .unapplied
+            .iter()
+            .take(count)
+            .last()
+            .map(|entry| entry.id.index)
+        else {
+            return;
+        };
+        for entry in host.unapplied.iter().take(count) {
+            self.checker.on_applied(host, entry);
+        }
+        let host = self.host(id);
+        host.unapplied.drain(..count);
+        host.applied = last;
+        self.input(id, |replica, _| replica.on_applied(last));
+    }
+
+    /// Makes the applied state durable.
+    pub fn checkpoint(&mut self, id: ReplicaId) {
+        let host = self.host(id);
+        let applied = host.applied;
+        host.disk.checkpointed = applied;
+        self.tell(format_args!("{id} checkpoint {applied}"));
+        self.input(id, |replica, _| replica.on_checkpointed(applied));
+    }
+
+    /// Answers the oldest fetch of a replica with at most `count` entries.
+    pub fn fetched(&mut self, id: ReplicaId, count: usize) {
+        let Some(position) = self.fetches.iter().position(|(from, _)| *from == id) else {
+            return;
+        };
+        let (_, fetch) = self.fetches.remove(position);
+        let disk = &self.hosts[&id].disk;
+        let range = fetch.range.start().0..=fetch.range.end().0;
+        let entries = range.map_while(|index| disk.entry(Index(index)).cloned());
+        let mut bytes = 0;
+        let entries: Vec<_> = entries
+            .take(count)
+            .take_while(|entry| {
+                let fits = bytes == 0 || bytes + entry.cost() <= fetch.bytes_max;
+                bytes += entry.cost();
+                fits
+            })
+            .collect();
+        self.input(id, |replica, now| replica.on_fetched(now, fetch.peer, entries));
+    }
+}
+
+/// Faults.
+impl Cluster {
+    /// Stops a replica; what was not synced is lost.
+    pub fn crash(&mut self, id: ReplicaId) {
+        self.host(id).crash();
+        self.fetches.retain(|(from, _)| *from != id);
+    }
+
+    /// Starts a replica from its disk.
+    pub fn restart(&mut self, id: ReplicaId) {
+        let (options, seed, now) = (self.options.clone(), self.seed, self.now);
+        let host = self.host(id);
+        host.crash();
+        host.restart(options, seed, now);
+        self.settle(id);
+    }
+
+    /// Replaces a replica's disk and starts it from there.
+    pub fn restore(&mut self, id: ReplicaId, disk: Disk) {
+        self.checker.on_restored(&disk);
+        let mut previous = disk.truncated;
+        for entry in &disk.entries {
+            self.checker.on_written(previous, entry);
+            previous = entry.id;
+        }
+        self.host(id).disk = disk;
+        self.restart(id);
+    }
+
+    /// Loses the message at `position` of a link.
+    pub fn lose(&mut self, link: Link, position: usize) {
+        if let Some(envelope) = self.links.get_mut(&link).and_then(|queue| queue.remove(position)) {
+            self.tell(format_args!("lost {envelope}"));
+        }
+    }
+
+    /// Puts a copy of the message at `position` at the end of its link.
+    pub fn duplicate(&mut self, link: Link, position: usize) {
+        if let Some(queue) = self.links.get_mut(&link)
+            && let Some(envelope) = queue.get(position).cloned()
+        {
+            queue.push_back(envelope);
+        }
+    }
+}
+
+/// Carrying out outputs.
+impl Cluster {
+    fn host(&mut self, id: ReplicaId) -> &mut Host {
+        self.hosts.get_mut(&id).expect("the replica exists")
+    }
+
+    /// Gives an input to a replica if it is up, then carries out what it says.
+    fn input<T>(&mut self, id: ReplicaId, input: impl FnOnce(&mut Replica, Instant) -> T) -> Option<T> {
+        let now = self.now;
+        let replica = self.hosts.get_mut(&id)?.replica.as_mut()?;
+        let before = State::of(replica);
+        let result = input(replica, now);
+        let after = State::of(replica);
+        if before != after {
+            let text = after.since(before, id);
+            self.tell(text);
+        }
+        self.settle(id);
+        Some(result)
+    }
+
+    fn settle(&mut self, id: ReplicaId) {
+        self.checker.check(&self.hosts, id);
+        while let Some(replica) = self
+            .host(id)
+            .replica
+            .as_mut()
+            .filter(|replica| replica.has_ready())
+        {
+            let ready = replica.ready();
+            self.carry_out(id, ready);
+        }
+        let host = &self.hosts[&id];
+        let leader = host.replica.as_ref().and_then(Replica::leader);
+        assert_eq!(host.leader, leader, "{id} did not report who leads");
+    }
+
+    fn carry_out(&mut self, id: ReplicaId, ready: Ready) {
+        if let Some(change) = ready.leadership {
+            self.host(id).leader = change.leader;
+        }
+        for envelope in ready.messages {
+            self.leave(id, envelope);
+        }
+        if let Some(write) = ready.write {
+            self.tell(format_args!("{id} {write}"));
+            self.check_written(id, &write.entries);
+            self.host(id).unsynced.push_back(write);
+        }
+        if let (Some(first), Some(last)) = (ready.committed.first(), ready.committed.last()) {
+            self.tell(format_args!("{id} commits {}..={}", first.id, last.id));
+            self.host(id).unapplied.extend(ready.committed);
+        }
+        for grant in ready.reads {
+            self.tell(format_args!("{id} {grant}"));
+            self.checker.on_grant(grant);
+        }
+        for (read, refused) in ready.reads_refused {
+            self.tell(format_args!("{id} read {} refused: {refused}", read.0));
+        }
+        for fetch in ready.fetch {
+            self.tell(format_args!("{id} {fetch}"));
+            self.fetches.push((id, fetch));
+        }
+        for order in ready.snapshots {
+            self.tell(format_args!("{id} {order}"));
+        }
+        if let Some(index) = ready.truncate {
+            self.tell(format_args!("{id} truncates {index}"));
+            self.host(id).disk.truncate(index);
+        }
+        if self.apply_at_once {
+            self.apply_quietly(id);
+        }
+    }
+
+    /// Applies everything handed out; the caller's loop sees to what follows.
+    fn apply_quietly(&mut self, id: ReplicaId) {
+        let host = &self.hosts[&id];
+        for entry in &host.unapplied {
+            self.checker.on_applied(host, entry);
+        }
+        let host = self.host(id);
+        if let (Some(last), Some(replica)) = (host.unapplied.back(), &mut host.replica) {
+            host.applied = last.id.index;
+            replica.on_applied(host.applied);
+        }
+        self.host(id).unapplied.clear();
+    }
+
+    fn check_written(&mut self, id: ReplicaId, entries: &[crate::Entry]) {
+        let Some(first) = entries.first() else { return };
+        let replica = self.hosts[&id]
+            .replica
+            .as_ref()
+            .expect("a write comes from a replica");
+        let index = first.id.index.previous();
+        let term = replica.log.term(index).expect("a write continues the log");
+        let mut previous = crate::EntryId { term, index };
+        for entry in entries {
+            self.checker.on_written(previous, entry);
+            previous = entry.id;
+        }
+    }
+
+    fn leave(&mut self, id: ReplicaId, envelope: Envelope) {
+        self.tell(format_args!("{envelope}"));
+        self.checker.on_leaving(&self.hosts[&id], &envelope);
+        let link = (envelope.from, envelope.to);
+        if self.cut.contains(&link) {
+            return;
+        }
+        self.links.entry(link).or_default().push_back(envelope);
+    }
+
+    fn tell_refusal(&mut self, id: ReplicaId, what: &str, refused: Option<Refused>) {
+        if let Some(refused) = refused {
+            self.tell(format_args!("{id} refuses the {what}: {refused}"));
+        }
+    }
+}
+
+/// The part of a replica's state whose changes are told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct State {
+    term: u64,
+    role: RoleKind,
+    leader: Option<ReplicaId>,
+}
+
+impl State {
+    fn of(replica: &Replica) -> State {
+        State {
+            term: replica.hard.term.0,
+            role: replica.role.kind(),
+            leader: replica.leader(),
+        }
+    }
+
+    /// `r1@1 follower => candidate`, `r2@1 follower leader=r1`.
+    fn since(self, before: State, id: ReplicaId) -> String {
+        let mut text = format!("{id}@{} ", self.term);
+        if self.role != before.role {
+            text += &format!("{} => ", before.role);
+        }
+        text += &self.role.to_string();
+        match self.leader {
+            Some(leader) if leader != id => text + &format!(" leader={leader}"),
+            _ => text,
+        }
+    }
+}
