@@ -11,7 +11,7 @@ mod open;
 mod routes;
 mod wire;
 
-pub use forward::{Call, CallFailed, Calling};
+pub use forward::{Call, CallFailed, Done, Reply};
 pub use routes::Routes;
 
 use crate::metrics::{Api, Code, Metrics, Op};
@@ -19,7 +19,7 @@ use crate::service::{Kind, RangeRoute, Request, Service, Target};
 use crate::stages::Follower;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use forward::{Arrived, Links};
+use forward::Arrived;
 use keeper::Keeper;
 use limits::{BACKOFF_MAX, BACKOFF_MIN};
 use multiraft::{AnswerSink, Event, GroupId, NodeId, Outcome, Refusal, Ticket};
@@ -36,8 +36,6 @@ pub type Push = Arc<dyn Fn(GroupId, Event) + Send + Sync>;
 pub struct Wiring {
     /// This node.
     pub node: NodeId,
-    /// The other nodes.
-    pub peers: Vec<NodeId>,
     /// All ranges.
     pub routes: Routes,
     /// This node's workers.
@@ -63,7 +61,7 @@ struct Shared {
     node: NodeId,
     table: Table,
     routes: ArcSwap<Routes>,
-    links: Links,
+    call: Call,
     keeper: Keeper,
     push: Push,
     metrics: Arc<Metrics>,
@@ -71,22 +69,19 @@ struct Shared {
 }
 
 impl Requests {
-    /// Starts to route; forwarding runs on `runtime`.
-    pub fn start(wiring: Wiring, runtime: &tokio::runtime::Handle) -> Requests {
+    /// Starts to route.
+    pub fn start(wiring: Wiring) -> Requests {
         let shared = Arc::new_cyclic(|me| Shared {
             me: me.clone(),
             node: wiring.node,
             table: Table::default(),
             routes: ArcSwap::from_pointee(wiring.routes),
-            links: Links::new(wiring.peers, wiring.call),
+            call: wiring.call,
             keeper: Keeper::default(),
             push: wiring.push,
             metrics: wiring.metrics,
             follower: wiring.follower,
         });
-        for peer in shared.links.peers() {
-            runtime.spawn(forward::run(shared.clone(), peer));
-        }
         let keeps = shared.clone();
         let keeper = std::thread::Builder::new()
             .name(format!("requests-{}", wiring.node.0))
@@ -109,18 +104,15 @@ impl Requests {
         self.shared.routes.load_full()
     }
 
-    /// Runs a batch that another node forwarded: every request is tried here and nowhere else. None for bytes that
-    /// are no batch.
-    pub async fn serve(&self, batch: Bytes) -> Option<Bytes> {
-        let items = wire::decode_batch(batch).ok()?;
-        let kinds: Vec<Op> = items.iter().map(|item| op_of(item.kind)).collect();
-        let started = Instant::now();
-        let outcomes = self.shared.try_here(items).await;
-        for (op, outcome) in kinds.iter().zip(&outcomes) {
-            let requests = &self.shared.metrics.requests;
-            requests.finished(Api::Peer, *op, code_of(outcome), started.elapsed());
-        }
-        Some(wire::encode_answers(&outcomes))
+    /// Tries a request that another node forwarded, here and nowhere else. Bytes that are no request get an empty
+    /// reply: what the sender wanted is not known, so neither is its outcome.
+    pub fn serve(&self, request: Bytes, reply: Reply) {
+        let Ok(item) = wire::decode_request(request) else {
+            return reply(Bytes::new());
+        };
+        let ticket = Arrived::ticket(op_of(item.kind), self.shared.metrics.clone(), reply);
+        let event = event(item.group, item.kind, item.payload, ticket);
+        (self.shared.push)(item.group, event);
     }
 
     /// Answers everything open and ends the timekeeper. Call it after the gateways stopped.
@@ -253,9 +245,9 @@ impl Shared {
             Err(open) => return self.refuse(*open, Refusal::Overloaded),
         };
         self.metrics.requests.forwarded.inc();
-        if let Err(refusal) = self.links.send(to, number, item) {
-            self.answer(number, Outcome::Refused(refusal));
-        }
+        let ticket = self.ticket(number);
+        let done = Box::new(move |answered| ticket.answer(forward::outcome(answered)));
+        (self.call)(to, wire::encode_request(&item), done);
     }
 
     fn ticket(&self, number: u64) -> Ticket {
@@ -363,23 +355,6 @@ impl Shared {
         if std::mem::take(&mut open.followed) {
             self.follower.abandon();
         }
-    }
-
-    async fn try_here(&self, items: Vec<Item>) -> Vec<Outcome> {
-        if items.is_empty() {
-            return Vec::new();
-        }
-        let (arrived, whole) = Arrived::new(items.len());
-        for (number, item) in items.into_iter().enumerate() {
-            let ticket = Ticket {
-                sink: arrived.clone(),
-                number: number as u64,
-            };
-            (self.push)(item.group, event(item.group, item.kind, item.payload, ticket));
-        }
-        whole
-            .await
-            .expect("every ticket is answered before its sink goes")
     }
 }
 

@@ -1,169 +1,69 @@
-//! Forwarding to the node that leads: what is submitted while nothing can be sent gathers into one batch per node.
-//! No timers: a batch leaves as soon as there is something to send and a slot for it.
+//! Both ends of forwarding: what a call to another node is, and where the answer of a request that another node sent
+//! here goes. What is submitted together travels together: the transport writes all waiting calls at once.
 
-use super::Shared;
-use super::limits::{FORWARD_BATCHES_MAX, FORWARD_BYTES_MAX, FORWARD_QUEUE_BYTES_MAX, FORWARD_REQUESTS_MAX};
-use super::wire::{self, Item};
+use super::{code_of, wire};
+use crate::metrics::{Api, Metrics, Op};
 use bytes::Bytes;
-use multiraft::{AnswerSink, NodeId, Outcome, Refusal};
-use std::collections::{BTreeMap, VecDeque};
-use std::future::Future;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{Notify, Semaphore};
+use multiraft::{AnswerSink, NodeId, Outcome, Refusal, Ticket};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 /// How a call to another node failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CallFailed {
-    /// Nothing left this node.
-    NotSent,
+    /// No link is up; nothing left this node.
+    NoLink,
+    /// Too much waits for that node; nothing left this one.
+    Full,
     /// The other node may have got it.
     Lost,
 }
 
-/// The answer to a call, to come.
-pub type Calling = Pin<Box<dyn Future<Output = Result<Bytes, CallFailed>> + Send>>;
-/// Sends a batch to a node and brings its answers.
-pub type Call = Arc<dyn Fn(NodeId, Bytes) -> Calling + Send + Sync>;
+/// Runs once with the answer or the failure. Must not block.
+pub type Done = Box<dyn FnOnce(Result<Bytes, CallFailed>) + Send>;
+/// Sends a request to a node. Never blocks; may run `Done` at once.
+pub type Call = Arc<dyn Fn(NodeId, Bytes, Done) + Send + Sync>;
+/// Takes the answer to a request that another node sent.
+pub type Reply = Box<dyn FnOnce(Bytes) + Send>;
 
-/// The queues towards all other nodes.
-pub(super) struct Links {
-    queues: BTreeMap<NodeId, Queue>,
-    call: Call,
-}
-
-#[derive(Default)]
-struct Queue {
-    waiting: Mutex<Waiting>,
-    wake: Notify,
-}
-
-#[derive(Default)]
-struct Waiting {
-    items: VecDeque<(u64, Item)>,
-    bytes: usize,
-}
-
-impl Links {
-    pub(super) fn new(peers: impl IntoIterator<Item = NodeId>, call: Call) -> Links {
-        Links {
-            queues: peers.into_iter().map(|node| (node, Queue::default())).collect(),
-            call,
-        }
-    }
-
-    /// Queues a request; says why not.
-    pub(super) fn send(&self, to: NodeId, number: u64, item: Item) -> Result<(), Refusal> {
-        let queue = self.queues.get(&to).ok_or(Refusal::NotLeader(None))?;
-        let mut waiting = queue.lock();
-        if waiting.bytes + item.payload.len() > FORWARD_QUEUE_BYTES_MAX {
-            return Err(Refusal::Overloaded);
-        }
-        waiting.bytes += item.payload.len();
-        waiting.items.push_back((number, item));
-        drop(waiting);
-        queue.wake.notify_one();
-        Ok(())
-    }
-
-    pub(super) fn peers(&self) -> impl Iterator<Item = NodeId> + '_ {
-        self.queues.keys().copied()
+/// What became of a call.
+pub(super) fn outcome(answered: Result<Bytes, CallFailed>) -> Outcome {
+    match answered.map(wire::decode_outcome) {
+        Ok(Ok(outcome)) => outcome,
+        Ok(Err(wire::Malformed)) | Err(CallFailed::Lost) => Outcome::Unknown,
+        Err(CallFailed::NoLink) => Outcome::Refused(Refusal::NotLeader(None)),
+        Err(CallFailed::Full) => Outcome::Refused(Refusal::Overloaded),
     }
 }
 
-impl Queue {
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The next batch: numbers and items.
-    fn gather(&self) -> (Vec<u64>, Vec<Item>) {
-        let (mut numbers, mut items, mut bytes) = (Vec::new(), Vec::new(), 0);
-        let mut waiting = self.lock();
-        while items.len() < FORWARD_REQUESTS_MAX && bytes < FORWARD_BYTES_MAX {
-            let Some((number, item)) = waiting.items.pop_front() else {
-                break;
-            };
-            bytes += item.payload.len();
-            numbers.push(number);
-            items.push(item);
-        }
-        waiting.bytes -= bytes;
-        (numbers, items)
-    }
-}
-
-/// Sends what is queued for one node, until the runtime ends.
-pub(super) async fn run(shared: Arc<Shared>, node: NodeId) {
-    let slots = Arc::new(Semaphore::new(FORWARD_BATCHES_MAX));
-    let queue = &shared.links.queues[&node];
-    loop {
-        queue.wake.notified().await;
-        loop {
-            let Ok(slot) = slots.clone().acquire_owned().await else {
-                return;
-            };
-            let (numbers, items) = queue.gather();
-            if items.is_empty() {
-                break;
-            }
-            let calling = (shared.links.call)(node, wire::encode_batch(items.iter()));
-            let shared = shared.clone();
-            tokio::spawn(async move {
-                let outcomes = outcomes(calling.await, numbers.len());
-                for (number, outcome) in numbers.into_iter().zip(outcomes) {
-                    shared.answer(number, outcome);
-                }
-                drop(slot);
-            });
-        }
-    }
-}
-
-/// One outcome per request, whatever came back.
-fn outcomes(answered: Result<Bytes, CallFailed>, count: usize) -> Vec<Outcome> {
-    match answered.map(wire::decode_answers) {
-        Ok(Ok(outcomes)) if outcomes.len() == count => outcomes,
-        Ok(_) | Err(CallFailed::Lost) => vec![Outcome::Unknown; count],
-        Err(CallFailed::NotSent) => vec![Outcome::Refused(Refusal::NotLeader(None)); count],
-    }
-}
-
-/// Collects the outcomes of one batch that another node forwarded.
+/// A request that another node sent, while it is open here.
 pub(super) struct Arrived {
-    state: Mutex<Collected>,
-}
-
-struct Collected {
-    outcomes: Vec<Outcome>,
-    left: usize,
-    whole: Option<tokio::sync::oneshot::Sender<Vec<Outcome>>>,
+    reply: Mutex<Option<Reply>>,
+    op: Op,
+    started: Instant,
+    metrics: Arc<Metrics>,
 }
 
 impl Arrived {
-    /// A batch of `count` requests, and where its outcomes will be.
-    pub(super) fn new(count: usize) -> (Arc<Arrived>, tokio::sync::oneshot::Receiver<Vec<Outcome>>) {
-        let (whole, wait) = tokio::sync::oneshot::channel();
-        let state = Mutex::new(Collected {
-            outcomes: vec![Outcome::Unknown; count],
-            left: count,
-            whole: Some(whole),
-        });
-        (Arc::new(Arrived { state }), wait)
+    /// The ticket whose answer goes back to the other node.
+    pub(super) fn ticket(op: Op, metrics: Arc<Metrics>, reply: Reply) -> Ticket {
+        let arrived = Arrived {
+            reply: Mutex::new(Some(reply)),
+            op,
+            started: Instant::now(),
+            metrics,
+        };
+        let sink = Arc::new(arrived);
+        Ticket { sink, number: 0 }
     }
 }
 
 impl AnswerSink for Arrived {
-    fn answer(&self, number: u64, outcome: Outcome) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.outcomes[number as usize] = outcome;
-        state.left -= 1;
-        if state.left == 0 {
-            let outcomes = std::mem::take(&mut state.outcomes);
-            if let Some(whole) = state.whole.take() {
-                // The link may be gone: then nobody waits.
-                let _ = whole.send(outcomes);
-            }
-        }
+    fn answer(&self, _number: u64, outcome: Outcome) {
+        let requests = &self.metrics.requests;
+        requests.finished(Api::Peer, self.op, code_of(&outcome), self.started.elapsed());
+        let reply = self.reply.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reply = reply.expect("a ticket is answered once");
+        reply(wire::encode_outcome(&outcome));
     }
 }

@@ -14,16 +14,9 @@ pub const BACKOFF_MAX: Duration = Duration::from_millis(100);
 pub const SWEEP_INTERVAL: Duration = Duration::from_millis(25);
 /// Sweeps that find nothing open before the timekeeper sleeps until it is woken.
 pub const IDLE_SWEEPS: u32 = 40;
-/// Requests in one forwarded batch.
-pub const FORWARD_REQUESTS_MAX: usize = 4096;
-/// Payload bytes in one forwarded batch (one request may exceed it).
-pub const FORWARD_BYTES_MAX: usize = 1 << 20;
-/// Batches under way to one node; what is submitted meanwhile gathers for the next.
-pub const FORWARD_BATCHES_MAX: usize = 32;
-/// Payload bytes waiting for one node; more is refused as overloaded.
-pub const FORWARD_QUEUE_BYTES_MAX: usize = 64 << 20;
+/// Bodies of forwarded requests and answers at least this long are kept as slices of the buffer they came in.
+pub const SLICE_BYTES_MIN: usize = 16 << 10;
 
 const _: () = assert!(SHARDS.is_power_of_two() && SHARDS <= 1 << super::open::SHARD_BITS);
 const _: () = assert!(OPEN_PER_SHARD_MAX <= 1 << super::open::INDEX_BITS);
-const _: () = assert!(FORWARD_BYTES_MAX < FORWARD_QUEUE_BYTES_MAX);
 const _: () = assert!(BACKOFF_MIN.as_nanos() < BACKOFF_MAX.as_nanos());

@@ -24,15 +24,10 @@ impl AnswerSink for Gateway {
 struct Node {
     requests: Requests,
     worker: Receiver<Event>,
-    calls: Receiver<(
-        NodeId,
-        Vec<Item>,
-        tokio::sync::oneshot::Sender<Result<Bytes, CallFailed>>,
-    )>,
+    calls: Receiver<(NodeId, Item, Done)>,
     gateway: Arc<Gateway>,
     answers: Receiver<(u64, Outcome)>,
     metrics: Arc<Metrics>,
-    _runtime: tokio::runtime::Runtime,
 }
 
 fn route() -> Routes {
@@ -47,10 +42,6 @@ fn route() -> Routes {
 }
 
 fn node() -> Node {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .build()
-        .unwrap();
     let metrics = Arc::new(Metrics::new(&Identity {
         cluster: "c".into(),
         node: 1,
@@ -61,27 +52,23 @@ fn node() -> Node {
     let to_calls = Mutex::new(to_calls);
     let wiring = Wiring {
         node: NodeId(1),
-        peers: vec![NodeId(2), NodeId(3)],
         routes: route(),
         push: Arc::new(move |_, event| to_worker.lock().unwrap().send(event).unwrap()),
-        call: Arc::new(move |to, batch| {
-            let (answer, wait) = tokio::sync::oneshot::channel();
-            let items = wire::decode_batch(batch).unwrap();
-            to_calls.lock().unwrap().send((to, items, answer)).unwrap();
-            Box::pin(async { wait.await.unwrap_or(Err(CallFailed::Lost)) })
+        call: Arc::new(move |to, request, done| {
+            let item = wire::decode_request(request).unwrap();
+            to_calls.lock().unwrap().send((to, item, done)).unwrap();
         }),
         metrics: metrics.clone(),
         follower: Arc::default(),
     };
     let (to_answers, answers) = channel();
     Node {
-        requests: Requests::start(wiring, runtime.handle()),
+        requests: Requests::start(wiring),
         worker,
         calls,
         gateway: Arc::new(Gateway(Mutex::new(to_answers))),
         answers,
         metrics,
-        _runtime: runtime,
     }
 }
 
@@ -108,6 +95,11 @@ impl Node {
         }
     }
 
+    /// The next call to another node.
+    fn called(&self) -> (NodeId, Item, Done) {
+        self.calls.recv_timeout(WAIT).unwrap()
+    }
+
     fn outcome(&self) -> (u64, Outcome) {
         self.answers.recv_timeout(WAIT).unwrap()
     }
@@ -115,6 +107,10 @@ impl Node {
 
 fn answered() -> Outcome {
     Outcome::Answered(Bytes::from_static(b"answer"))
+}
+
+fn yes() -> Result<Bytes, CallFailed> {
+    Ok(wire::encode_outcome(&answered()))
 }
 
 fn not_leader(hint: Option<u64>) -> Outcome {
@@ -136,34 +132,15 @@ fn a_refusal_that_names_the_leader_forwards_at_once_and_the_hint_is_kept() {
     let node = node();
     node.submit(1, Kind::Write, WAIT);
     node.at_worker().answer(not_leader(Some(3)));
-    let (to, items, answer) = node.calls.recv_timeout(WAIT).unwrap();
-    assert_eq!((to, items.len(), items[0].group), (NodeId(3), 1, GROUP));
-    answer.send(Ok(wire::encode_answers(&[answered()]))).unwrap();
+    let (to, item, done) = node.called();
+    assert_eq!((to, item.group), (NodeId(3), GROUP));
+    done(yes());
     assert_eq!(node.outcome(), (1, answered()));
     node.submit(2, Kind::Read, WAIT);
-    let (to, _, answer) = node.calls.recv_timeout(WAIT).unwrap();
+    let (to, _, done) = node.called();
     assert_eq!(to, NodeId(3));
-    answer.send(Ok(wire::encode_answers(&[answered()]))).unwrap();
+    done(yes());
     assert_eq!(node.outcome(), (2, answered()));
-}
-
-#[test]
-fn what_is_submitted_together_is_forwarded_together() {
-    let node = node();
-    node.requests.routes().learn(GROUP, NodeId(2));
-    for number in 0..200 {
-        node.submit(number, Kind::Write, WAIT);
-    }
-    let (mut batches, mut count) = (0, 0);
-    while count < 200 {
-        let (_, items, answer) = node.calls.recv_timeout(WAIT).unwrap();
-        (batches, count) = (batches + 1, count + items.len());
-        let _ = answer.send(Ok(wire::encode_answers(&vec![answered(); items.len()])));
-    }
-    let mut numbers: Vec<u64> = (0..200).map(|_| node.outcome().0).collect();
-    numbers.sort_unstable();
-    assert_eq!(numbers, (0..200).collect::<Vec<_>>());
-    assert!(batches < 200, "{batches} batches");
 }
 
 #[test]
@@ -171,22 +148,11 @@ fn a_lost_link_makes_a_write_unknown_and_a_read_go_again() {
     let node = node();
     node.requests.routes().learn(GROUP, NodeId(2));
     node.submit(1, Kind::Write, WAIT);
-    node.calls
-        .recv_timeout(WAIT)
-        .unwrap()
-        .2
-        .send(Err(CallFailed::Lost))
-        .unwrap();
+    (node.called().2)(Err(CallFailed::Lost));
     assert_eq!(node.outcome(), (1, Outcome::Unknown));
     node.submit(2, Kind::Read, WAIT);
-    node.calls
-        .recv_timeout(WAIT)
-        .unwrap()
-        .2
-        .send(Err(CallFailed::Lost))
-        .unwrap();
-    let (_, _, again) = node.calls.recv_timeout(WAIT).unwrap();
-    again.send(Ok(wire::encode_answers(&[answered()]))).unwrap();
+    (node.called().2)(Err(CallFailed::Lost));
+    (node.called().2)(yes());
     assert_eq!(node.outcome(), (2, answered()));
 }
 
@@ -195,18 +161,13 @@ fn an_unsent_call_is_tried_elsewhere_even_for_a_write() {
     let node = node();
     node.requests.routes().learn(GROUP, NodeId(2));
     node.submit(1, Kind::Write, WAIT);
-    node.calls
-        .recv_timeout(WAIT)
-        .unwrap()
-        .2
-        .send(Err(CallFailed::NotSent))
-        .unwrap();
-    let (to, _, answer) = node.calls.recv_timeout(WAIT).unwrap();
+    (node.called().2)(Err(CallFailed::NoLink));
+    let (to, _, done) = node.called();
     assert_eq!(to, NodeId(2), "the next after the own replica");
-    answer.send(Err(CallFailed::NotSent)).unwrap();
-    let (to, _, answer) = node.calls.recv_timeout(WAIT).unwrap();
+    done(Err(CallFailed::NoLink));
+    let (to, _, done) = node.called();
     assert_eq!(to, NodeId(3));
-    answer.send(Ok(wire::encode_answers(&[answered()]))).unwrap();
+    done(yes());
     assert_eq!(node.outcome(), (1, answered()));
 }
 
@@ -234,8 +195,8 @@ fn without_a_leader_a_write_is_refused_not_unknown() {
             ticket.answer(not_leader(None));
             refuses += 1;
         }
-        if let Ok((_, items, answer)) = node.calls.try_recv() {
-            let _ = answer.send(Ok(wire::encode_answers(&vec![not_leader(None); items.len()])));
+        if let Ok((_, _, done)) = node.calls.try_recv() {
+            done(Ok(wire::encode_outcome(&not_leader(None))));
             refuses += 1;
         }
         std::thread::yield_now();
@@ -257,27 +218,30 @@ fn stopping_answers_everything_that_is_open() {
 }
 
 #[test]
-fn a_forwarded_batch_is_tried_here_only() {
+fn a_forwarded_request_is_tried_here_only() {
     let node = node();
-    let items = [Kind::Read, Kind::Write].map(|kind| Item {
-        kind,
+    let item = Item {
+        kind: Kind::Write,
         group: GROUP,
         payload: Bytes::from_static(b"p"),
-    });
-    let served = std::thread::scope(|scope| {
-        let requests = node.requests.clone();
-        let batch = wire::encode_batch(items.iter());
-        let serving = scope.spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-            runtime.block_on(requests.serve(batch))
-        });
-        node.at_worker().answer(not_leader(Some(2)));
-        node.at_worker().answer(answered());
-        serving.join().unwrap()
-    });
-    let outcomes = wire::decode_answers(served.unwrap()).unwrap();
-    assert_eq!(outcomes, [not_leader(Some(2)), answered()]);
+    };
+    for outcome in [not_leader(Some(2)), answered()] {
+        let (reply, replied) = channel();
+        let reply: Reply = Box::new(move |bytes| reply.send(bytes).unwrap());
+        node.requests.serve(wire::encode_request(&item), reply);
+        node.at_worker().answer(outcome.clone());
+        let replied = replied.recv_timeout(WAIT).unwrap();
+        assert_eq!(wire::decode_outcome(replied).unwrap(), outcome);
+    }
     assert!(node.calls.try_recv().is_err(), "never forwarded again");
+}
+
+#[test]
+fn bytes_that_are_no_request_get_an_empty_reply() {
+    let (reply, replied) = channel();
+    let reply: Reply = Box::new(move |bytes| reply.send(bytes).unwrap());
+    node().requests.serve(Bytes::from_static(b"junk"), reply);
+    assert_eq!(replied.recv_timeout(WAIT).unwrap(), Bytes::new());
 }
 
 #[test]
