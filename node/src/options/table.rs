@@ -300,13 +300,17 @@ pub const TABLE: &[OptionSpec] = &[
         default: "text",
         doc: "How log lines look (on stderr).",
         scope: Scope::Any,
-        set: |o, v| match v {
-            "text" => Ok(o.log.format = LogFormat::Text),
-            "json" => Ok(o.log.format = LogFormat::Json),
-            _ => Err(format!("`{v}` is neither text nor json")),
-        },
+        set: |o, v| log_format(v).map(|format| o.log.format = format),
     },
 ];
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("`{text}` is neither text nor json")),
+    }
+}
 
 fn nonempty(text: &str) -> Result<&str, String> {
     if text.is_empty() {
