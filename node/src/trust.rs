@@ -2,8 +2,8 @@
 //! what to do. Plain functions over a directory; who presents which certificate to whom is transport-quic's
 //! business.
 //!
-//! A directory holds `ca.crt`, `ca.key`, `node-<id>.crt`, `node-<id>.key`, `client.crt`, `client.key`, all PEM.
-//! Keys are readable by their owner only. Nothing is ever overwritten. `ca.key` is needed only to make
+//! A directory holds `ca.crt`, `ca.key`, `node-<id>.crt`, `node-<id>.key`, `client.crt`, `client.key`, all
+//! PEM. Keys are readable by their owner only. Nothing is ever overwritten. `ca.key` is needed only to make
 //! certificates: keep it away from the nodes.
 
 use multiraft::NodeId;

@@ -1,5 +1,5 @@
-//! Numbered requests and their replies on one long-lived stream, in both roles: the node that calls and the node
-//! that answers. What a payload means is not known here.
+//! Numbered requests and their replies on one long-lived stream, in both roles: the node that calls and the
+//! node that answers. What a payload means is not known here.
 //!
 //! # The bytes
 //!
@@ -11,16 +11,18 @@
 //! bytes   payload
 //! ```
 //!
-//! Replies come in any order. A reply with an empty payload means that the server dropped the request: whether it
-//! had an effect is unknown. A caller must not reuse a number while it is unanswered. A length outside the limits
-//! ends the connection ([`Code::Protocol`](crate::Code)). When a stream or connection ends, the outcome of every
-//! unanswered request is unknown.
+//! Replies come in any order. A reply with an empty payload means that the server dropped the request:
+//! whether it had an effect is unknown. A caller must not reuse a number while it is unanswered. A length
+//! outside the limits ends the connection ([`Code::Protocol`](crate::Code)). When a stream or connection
+//! ends, the outcome of every unanswered request is unknown.
 //!
-//! **Clients** (ALPN `flotilla/1`) open such streams as they are: no header, no hello; up to 8 per connection, all
-//! alike. They prove themselves with a certificate `client-<name>` (or `node-<id>`) and demand the server name
-//! `flotilla-node`, which every node certificate carries. A client opens no unidirectional streams.
+//! **Clients** (ALPN `flotilla/1`) open such streams as they are: no header, no hello; up to 8 per
+//! connection, all alike. They prove themselves with a certificate `client-<name>` (or `node-<id>`) and
+//! demand the server name `flotilla-node`, which every node certificate carries. A client opens no
+//! unidirectional streams.
 //!
-//! **Nodes** (ALPN `flotilla-peer/1`) put the two bytes of a stream header before the first message (`hello.rs`).
+//! **Nodes** (ALPN `flotilla-peer/1`) put the two bytes of a stream header before the first message
+//! (`hello.rs`).
 //!
 //! Many messages travel in one write; a reader must not expect message and packet borders to agree.
 
@@ -65,8 +67,8 @@ pub enum NotSent {
     TooLong,
 }
 
-/// Takes the outcome of a call. Runs on a network thread, or on the caller's when the call is not sent: must not
-/// block and must not call the transport while holding a lock of its own.
+/// Takes the outcome of a call. Runs on a network thread, or on the caller's when the call is not sent: must
+/// not block and must not call the transport while holding a lock of its own.
 pub(crate) type Done = Box<dyn FnOnce(Result<Bytes, CallError>) + Send>;
 
 struct Call {
@@ -260,8 +262,8 @@ pub struct Reply {
 }
 
 impl Reply {
-    /// Sends the answer. An empty one, or one longer than [`CALL_BYTES_MAX`], tells the caller that the outcome is
-    /// unknown. Never blocks; does nothing when the caller is gone.
+    /// Sends the answer. An empty one, or one longer than [`CALL_BYTES_MAX`], tells the caller that the
+    /// outcome is unknown. Never blocks; does nothing when the caller is gone.
     pub fn send(mut self, payload: Bytes) {
         self.answered = true;
         let payload = if payload.len() > CALL_BYTES_MAX {

@@ -1,5 +1,5 @@
-//! Keeps one peer linked: dials, says hello, waits, dials again. The node with the lower id dials; the other does
-//! too when no link came about in a while.
+//! Keeps one peer linked: dials, says hello, waits, dials again. The node with the lower id dials; the other
+//! does too when no link came about in a while.
 
 use crate::hello::{self, Hello, HelloError, StreamKind};
 use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, DIAL_GRACE, DIAL_TIMEOUT, LINK_PROVEN};
@@ -38,11 +38,14 @@ async fn dial_forever(shared: &Arc<Shared>, peer: &Arc<Peer>) {
         if timeout(patience, peer.up()).await.is_ok() {
             continue;
         }
+        if *peer.watch().borrow() == LinkState::Awaited {
+            peer.set_attempt(LinkState::Dialing);
+        }
         if let Err(error) = dial(shared, peer).await {
             let (id, address) = (peer.id.0, peer.address());
             let reason = error.to_string();
             tracing::warn!(peer = id, %address, %reason, "no link");
-            peer.set_state(LinkState::Down { reason });
+            peer.set_attempt(LinkState::Down { reason });
         }
     }
 }
@@ -93,7 +96,6 @@ enum DialError {
 
 /// Dials once and runs the link's tasks in the background.
 async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<(), DialError> {
-    peer.set_state(LinkState::Dialing);
     let address = resolve(shared, &peer.address()).await?;
     let greeted = timeout(DIAL_TIMEOUT, greet(shared, peer, address));
     let greeted = greeted.await.map_err(|_| DialError::Timeout)??;

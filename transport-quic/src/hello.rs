@@ -1,12 +1,13 @@
 //! The first words on a connection between nodes, and the headers of their streams.
 //!
-//! Every stream between nodes begins with two bytes: [`STREAM_VERSION`] and a [`StreamKind`]. The dialer's first
-//! bidirectional stream is the hello: header, then one message (u32 BE length, body); the other side answers with
-//! its own hello on the same stream, and only then does the link count as up. A body is the wire version (u16 BE)
-//! and, for version 1, a postcard [`Hello`]. Nothing else is accepted on the connection before. A refusal closes
-//! the connection with a code and a reason; both sides log it.
+//! Every stream between nodes begins with two bytes: [`STREAM_VERSION`] and a [`StreamKind`]. The dialer's
+//! first bidirectional stream is the hello: header, then one message (u32 BE length, body); the other side
+//! answers with its own hello on the same stream, and only then does the link count as up. A body is the wire
+//! version (u16 BE) and, for version 1, a postcard [`Hello`]. Nothing else is accepted on the connection
+//! before. A refusal closes the connection with a code and a reason; both sides log it.
 //!
-//! Reserved for what comes: `StreamKind::Bulk`, one unidirectional stream per snapshot. Today's nodes refuse it.
+//! Reserved for what comes: `StreamKind::Bulk`, one unidirectional stream per snapshot. Today's nodes refuse
+//! it.
 
 use crate::framing::{Batch, FrameError, FrameReader, Stream};
 use crate::identity::ClusterId;
@@ -17,7 +18,8 @@ use quinn::{ReadExactError, RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-/// The version of what nodes say to each other. A node speaks one; the next release that changes it will speak two.
+/// The version of what nodes say to each other. A node speaks one; the next release that changes it will
+/// speak two.
 pub(crate) const WIRE_VERSION: u16 = 1;
 /// The version of the stream header.
 const STREAM_VERSION: u8 = 1;

@@ -1,8 +1,8 @@
-//! Who a certificate says its holder is, and which cluster a CA stands for. Reads names only: that a certificate
-//! is genuine is the TLS handshake's business, who mints certificates is `node::trust`'s.
+//! Who a certificate says its holder is, and which cluster a CA stands for. Reads names only: that a
+//! certificate is genuine is the TLS handshake's business, who mints certificates is `node::trust`'s.
 //!
-//! All facts are DNS names among the subject alternative names, so that ordinary tools show them: the CA carries
-//! `cluster-<32 hex digits>`, a node `node-<id>` and [`ANY_NODE`] besides its host names, a client
+//! All facts are DNS names among the subject alternative names, so that ordinary tools show them: the CA
+//! carries `cluster-<32 hex digits>`, a node `node-<id>` and [`ANY_NODE`] besides its host names, a client
 //! `client-<name>`.
 
 use multiraft::NodeId;

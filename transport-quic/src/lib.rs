@@ -1,20 +1,21 @@
 //! Moves frames and requests between nodes, and requests of clients to a node, over QUIC with mutual TLS.
 //!
-//! One [`Transport`] per node owns one UDP socket. Between two nodes it keeps one *link*: a connection on which both
-//! sides have proved their identity and said hello. A link carries two lanes of frames each way (control before
-//! entries) and one stream of numbered calls each way. It implements [`multiraft::RaftNetwork`].
+//! One [`Transport`] per node owns one UDP socket. Between two nodes it keeps one *link*: a connection on
+//! which both sides have proved their identity and said hello. A link carries two lanes of frames each way
+//! (control before entries) and one stream of numbered calls each way. It implements
+//! [`multiraft::RaftNetwork`].
 //!
 //! | promise | where |
 //! |---|---|
 //! | a frame arrives whole and in the order of its lane, or not at all | `lanes.rs`, `framing.rs` |
 //! | sending never blocks: what finds its queue full is dropped and counted | `lanes.rs`, `calls.rs` |
 //! | a call ends as answered, definitely not sent, or unknown | `calls.rs` |
-//! | a link leads to the node whose certificate was shown, of this cluster | `accept.rs`, `dial.rs`, `hello.rs` |
+//! | a link leads to the node its certificate names, of this cluster | `accept.rs`, `dial.rs`, `hello.rs` |
 //! | every buffer, queue and wait has a bound | `limits.rs` |
 //!
-//! It never looks inside a frame or a payload, never retries, never touches a disk. Not here yet: bulk streams for
-//! snapshots (their stream kind is reserved in `hello.rs`), liveness datagrams, and renewing certificates without a
-//! restart.
+//! It never looks inside a frame or a payload, never retries, never touches a disk. Not here yet: bulk
+//! streams for snapshots (their stream kind is reserved in `hello.rs`), liveness datagrams, and renewing
+//! certificates without a restart.
 
 mod accept;
 mod calls;

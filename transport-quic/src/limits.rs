@@ -67,8 +67,8 @@ pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Expected round trip before one is measured.
 pub(crate) const INITIAL_RTT: Duration = Duration::from_millis(25);
-/// A dial that has not led to an accepted hello by then is given up. Short, because a fresh attempt probes at once
-/// while an old one backs off.
+/// A dial that has not led to an accepted hello by then is given up. Short, because a fresh attempt probes at
+/// once while an old one backs off.
 pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long the node with the higher id waits for the other to dial.
 pub(crate) const DIAL_GRACE: Duration = Duration::from_secs(2);

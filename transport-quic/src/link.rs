@@ -1,5 +1,5 @@
-//! One link: a connection on which both sides have said hello, its queues and its tasks; and the peer it leads to,
-//! which outlives its links. How a link comes about is the business of `dial.rs` and `accept.rs`.
+//! One link: a connection on which both sides have said hello, its queues and its tasks; and the peer it
+//! leads to, which outlives its links. How a link comes about is the business of `dial.rs` and `accept.rs`.
 //!
 //! A link's queues die with it: what they held is lost, calls not yet written are `NotSent`, the others
 //! `LinkLost`. Nothing is ever sent again by itself.
@@ -55,7 +55,7 @@ impl From<Code> for VarInt {
 pub enum LinkState {
     /// The peer has the lower id: it dials.
     Awaited,
-    /// We dial.
+    /// We dial for the first time.
     Dialing,
     /// Both sides have said hello.
     Up {
@@ -167,8 +167,8 @@ impl Link {
         self.calls.close();
     }
 
-    /// True when this link is kept although `newcomer` came later: the peer's older process is calling, or both
-    /// sides dialed at once and this is the one that the node with the lower id dialed.
+    /// True when this link is kept although `newcomer` came later: the peer's older process is calling, or
+    /// both sides dialed at once and this is the one that the node with the lower id dialed.
     fn outranks(&self, newcomer: &Link, lower: NodeId) -> bool {
         if newcomer.incarnation != self.incarnation {
             return newcomer.incarnation < self.incarnation;
@@ -186,8 +186,8 @@ pub(crate) struct Peer {
     current: watch::Sender<Option<Arc<Link>>>,
     /// Held while the link changes and the sink hears of it, so that it hears in order.
     changes: Mutex<Totals>,
-    /// What is reported while no link is up.
-    state: Mutex<LinkState>,
+    /// Follows `current`, and says more while no link is up.
+    state: watch::Sender<LinkState>,
     control: Arc<LaneCounters>,
     entries: Arc<LaneCounters>,
     links: AtomicU64,
@@ -219,7 +219,7 @@ impl Peer {
             address: Mutex::new(address),
             current: watch::Sender::new(None),
             changes: Mutex::default(),
-            state: Mutex::new(LinkState::Awaited),
+            state: watch::Sender::new(LinkState::Awaited),
             control: Arc::default(),
             entries: Arc::default(),
             links: AtomicU64::new(0),
@@ -234,8 +234,25 @@ impl Peer {
         *lock(&self.address) = address;
     }
 
-    pub(crate) fn set_state(&self, state: LinkState) {
-        *lock(&self.state) = state;
+    /// Tells where attempts to link stand. Says nothing while a link is up: an attempt may fail beside it.
+    pub(crate) fn set_attempt(&self, state: LinkState) {
+        let _unchanged = lock(&self.changes);
+        if self.link().is_none() {
+            self.set_state(state);
+        }
+    }
+
+    fn set_state(&self, state: LinkState) {
+        self.state.send_if_modified(|current| {
+            let changes = *current != state;
+            *current = state;
+            changes
+        });
+    }
+
+    /// Tells every change of the link's state.
+    pub(crate) fn watch(&self) -> watch::Receiver<LinkState> {
+        self.state.subscribe()
     }
 
     /// The link, if one is up.
@@ -279,18 +296,11 @@ impl Peer {
         if let Some(link) = &link {
             totals.add(&link.connection);
         }
-        let state = match &link {
-            Some(link) => LinkState::Up {
-                dialer: link.dialer,
-                incarnation: link.incarnation,
-            },
-            None => lock(&self.state).clone(),
-        };
         let (calls, calls_bytes) = link.as_ref().map_or((0, 0), |link| link.calls.waiting());
         LinkStats {
             peer: self.id,
             address: self.address(),
-            state,
+            state: self.state.borrow().clone(),
             rtt: link.as_ref().map_or(Duration::ZERO, |link| link.connection.rtt()),
             sent_bytes: totals.sent_bytes,
             received_bytes: totals.received_bytes,
@@ -323,13 +333,29 @@ impl Peer {
             return Err("another link between the two nodes is preferred");
         }
         self.current.send_replace(Some(link.clone()));
+        self.set_state(LinkState::Up {
+            dialer: link.dialer,
+            incarnation: link.incarnation,
+        });
         if let Some(old) = old {
             totals.add(&old.connection);
-            old.close(Code::Duplicate, "replaced by a newer link");
-            shared.sinks.frames.link_changed(self.id, false);
+            let reason = "replaced by a newer link";
+            old.close(Code::Duplicate, reason);
+            self.tell(
+                shared,
+                LinkState::Down {
+                    reason: reason.to_owned(),
+                },
+            );
         }
         self.links.fetch_add(1, Ordering::Relaxed);
-        shared.sinks.frames.link_changed(self.id, true);
+        self.tell(
+            shared,
+            LinkState::Up {
+                dialer: link.dialer,
+                incarnation: link.incarnation,
+            },
+        );
         Ok(link)
     }
 
@@ -340,9 +366,14 @@ impl Peer {
             return;
         }
         totals.add(&link.connection);
-        self.set_state(LinkState::Down { reason });
         self.current.send_replace(None);
-        shared.sinks.frames.link_changed(self.id, false);
+        self.tell(shared, LinkState::Down { reason });
+    }
+
+    /// Called under `changes`.
+    fn tell(&self, shared: &Shared, state: LinkState) {
+        shared.sinks.frames.link_changed(self.id, &state);
+        self.set_state(state);
     }
 }
 

@@ -96,8 +96,8 @@ fn tls(error: impl std::fmt::Display) -> StartError {
     StartError::Tls(error.to_string())
 }
 
-/// The connection-wide receive window stays unlimited: streams are few and bounded, and a stream that nobody reads
-/// would otherwise block the lanes. Fairness stays on, because switching it off breaks priorities.
+/// The connection-wide receive window stays unlimited: streams are few and bounded, and a stream that nobody
+/// reads would otherwise block the lanes. Fairness stays on, because switching it off breaks priorities.
 fn transport() -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_UPPER);
@@ -119,9 +119,9 @@ fn transport() -> TransportConfig {
     config
 }
 
-/// Keys that survive a restart: with them our next process answers packets of the last one with a reset, and peers
-/// redial at once instead of after the idle timeout. Both are needed: packets with foreign ids are not even looked
-/// at.
+/// Keys that survive a restart: with them our next process answers packets of the last one with a reset, and
+/// peers redial at once instead of after the idle timeout. Both are needed: packets with foreign ids are not
+/// even looked at.
 fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
     let reset_key = derive(secret, b"flotilla reset key");
     let cid_key = derive(secret, b"flotilla connection id key");

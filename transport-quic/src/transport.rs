@@ -6,7 +6,7 @@ use crate::calls::{CallError, NotSent, Reply};
 use crate::dial;
 use crate::identity::{CertifiedName, ClusterId, Credentials};
 use crate::limits::{CLIENTS_MAX, GOODBYE_TIMEOUT, HANDSHAKES_MAX};
-use crate::link::{Code, LinkStats, Peer};
+use crate::link::{Code, LinkState, LinkStats, Peer};
 use crate::tls;
 use bytes::Bytes;
 use multiraft::{NodeId, Outgoing, RaftNetwork};
@@ -37,13 +37,14 @@ pub struct Config {
 
 /// Takes frames. Called on network threads: must not block, must not wait for one group.
 pub trait FrameSink: Send + Sync {
-    /// A frame from a lane of `from`, in the order sent on that lane while a link lives. A slice of it pins the
-    /// whole frame or 64 KiB, whichever is more: copy what is kept.
+    /// A frame from a lane of `from`, in the order sent on that lane while a link lives. A slice of it pins
+    /// the whole frame or 64 KiB, whichever is more: copy what is kept.
     fn deliver(&self, from: NodeId, frame: Bytes);
 
-    /// The link to `peer` came up or was lost. A replaced link is lost and up again.
-    fn link_changed(&self, peer: NodeId, up: bool) {
-        let _ = (peer, up);
+    /// The link to `peer` came up ([`LinkState::Up`]) or was lost ([`LinkState::Down`]). A replaced link is lost
+    /// and up again. Failed attempts are not told. Must not call the transport.
+    fn link_changed(&self, peer: NodeId, state: &LinkState) {
+        let _ = (peer, state);
     }
 }
 
@@ -146,8 +147,8 @@ impl Shared {
 }
 
 impl Transport {
-    /// Binds the socket and starts linking to the peers. All tasks run on `handle`'s runtime, which should not be
-    /// the one that does the node's other work.
+    /// Binds the socket and starts linking to the peers. All tasks run on `handle`'s runtime, which should
+    /// not be the one that does the node's other work.
     pub fn start(config: Config, handle: &Handle, sinks: Sinks) -> Result<Arc<Transport>, StartError> {
         let CertifiedName::Node(node) = config.credentials.name else {
             return Err(StartError::NotANode(config.credentials.name));
@@ -205,8 +206,8 @@ impl Transport {
             .spawn(dial::keep_linked(self.shared.clone(), peer));
     }
 
-    /// Asks `to`. One queue operation and a wake-up: cheap from any thread. `done` runs once, on a network thread,
-    /// or on this one when the call is not sent; it must not block.
+    /// Asks `to`. One queue operation and a wake-up: cheap from any thread. `done` runs once, on a network
+    /// thread, or on this one when the call is not sent; it must not block.
     pub fn call(
         &self,
         to: NodeId,
@@ -236,6 +237,11 @@ impl Transport {
         }
     }
 
+    /// Tells every change of the state of the link to `peer`; None for an unknown peer.
+    pub fn watch(&self, peer: NodeId) -> Option<watch::Receiver<LinkState>> {
+        Some(self.shared.peer(peer)?.watch())
+    }
+
     /// The state and counters of every link, by node id.
     pub fn links(&self) -> Vec<LinkStats> {
         let peers = self.shared.peers.read().expect("no code that holds it panics");
@@ -251,7 +257,8 @@ impl Transport {
         }
     }
 
-    /// Closes every connection, fails every call, and returns when the other sides know or a moment has passed.
+    /// Closes every connection, fails every call, and returns when the other sides know or a moment has
+    /// passed.
     pub async fn shutdown(&self) {
         self.stop();
         if tokio::time::timeout(GOODBYE_TIMEOUT, self.shared.endpoint.wait_idle())

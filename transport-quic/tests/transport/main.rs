@@ -1,0 +1,8 @@
+//! Transports on real loopback sockets. Every wait is for an event, with a deadline that fails the test.
+
+#![cfg(test)]
+
+mod hostile;
+mod links;
+mod parts;
+mod requests;
