@@ -710,3 +710,6 @@ fn seed_of(seed: u64, group: GroupId, replica: ReplicaId) -> u64 {
     });
     mixed ^ (mixed >> 32)
 }
+
+#[cfg(test)]
+mod tests;
