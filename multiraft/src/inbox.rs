@@ -1,7 +1,7 @@
 //! Where everything for one worker arrives: bounded queues by class, drained whole at the start of a turn.
 //! The one place in this crate that is shared between threads outside `host`; what it holds, it moves, never changes.
 
-use crate::event::Event;
+use crate::event::{Control, Event};
 use crate::limits;
 use crate::types::{Instant, Outcome, Refusal};
 use crate::wire::GroupMessage;
@@ -112,6 +112,19 @@ impl Inbox {
         queues.sleeping
     }
 
+    /// Nobody will drain it again: requests that wait or still come are answered `Refused(Stopping)`, the rest is
+    /// dropped.
+    pub fn close(self) {
+        let left = {
+            let mut queues = self.shared.lock();
+            queues.closed = true;
+            std::mem::take(&mut queues.classes)
+        };
+        left.into_iter()
+            .flatten()
+            .for_each(|event| refuse(event, Refusal::Stopping));
+    }
+
     /// True when nothing is waiting.
     pub fn is_empty(&self) -> bool {
         self.shared.lock().classes.iter().all(Vec::is_empty)
@@ -138,7 +151,7 @@ impl InboxSender {
             for event in events {
                 match queues.push(event, &self.shared) {
                     None => pushed = true,
-                    Some(event) => refused.push(event),
+                    Some(refusal) => refused.push(refusal),
                 }
             }
             pushed && std::mem::take(&mut queues.sleeping)
@@ -146,7 +159,9 @@ impl InboxSender {
         if wake {
             self.shared.bell.ring();
         }
-        refused.into_iter().for_each(refuse); // outside the lock: an answer runs the waiter's code
+        refused
+            .into_iter()
+            .for_each(|(event, refusal)| refuse(event, refusal)); // outside the lock: an answer runs the waiter's code
     }
 }
 
@@ -197,21 +212,24 @@ struct Queues {
     sleeping: bool,
     oldest_request: Option<Instant>,
     dropped_messages: u64,
+    closed: bool,
 }
 
 impl Queues {
-    /// Gives the event back when its class is full.
-    fn push(&mut self, event: Event, shared: &Shared) -> Option<Event> {
+    /// Gives the event back when its class is full, or nobody listens.
+    fn push(&mut self, event: Event, shared: &Shared) -> Option<(Event, Refusal)> {
+        if self.closed {
+            return Some((event, Refusal::Stopping));
+        }
         let class = class_of(&event);
-        match &event {
-            Event::Messages { messages, .. } if !self.admit_messages(messages, &shared.limits) => {
-                return Some(event);
-            }
-            Event::Read { .. } if self.classes[READS].len() >= shared.limits.reads_max => return Some(event),
-            Event::Propose { .. } if self.classes[PROPOSALS].len() >= shared.limits.proposals_max => {
-                return Some(event);
-            }
-            _ => {}
+        let fits = match &event {
+            Event::Messages { messages, .. } => self.admit_messages(messages, &shared.limits),
+            Event::Read { .. } => self.classes[READS].len() < shared.limits.reads_max,
+            Event::Propose { .. } => self.classes[PROPOSALS].len() < shared.limits.proposals_max,
+            Event::Storage(_) | Event::Control(_) => true,
+        };
+        if !fits {
+            return Some((event, Refusal::Overloaded));
         }
         if matches!(class, READS | PROPOSALS) && self.oldest_request.is_none() {
             self.oldest_request = Some(shared.bell.now());
@@ -253,9 +271,12 @@ fn entry_bytes(message: &GroupMessage) -> usize {
     }
 }
 
-fn refuse(event: Event) {
-    if let Event::Read { ticket, .. } | Event::Propose { ticket, .. } = event {
-        ticket.answer(Outcome::Refused(Refusal::Overloaded));
+fn refuse(event: Event, refusal: Refusal) {
+    match event {
+        Event::Read { ticket, .. }
+        | Event::Propose { ticket, .. }
+        | Event::Control(Control::Transfer { ticket, .. }) => ticket.answer(Outcome::Refused(refusal)),
+        Event::Messages { .. } | Event::Storage(_) | Event::Control(_) => {}
     }
 }
 

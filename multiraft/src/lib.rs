@@ -3,6 +3,8 @@
 mod counters;
 mod event;
 mod group;
+#[cfg(feature = "host")]
+pub mod host;
 mod inbox;
 pub mod limits;
 mod machine;

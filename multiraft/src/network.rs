@@ -2,6 +2,7 @@
 
 use crate::types::NodeId;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// Which stream of a link a frame travels on. FIFO within a lane while the link lives; no order across lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -55,4 +56,10 @@ pub struct Outgoing {
 pub trait RaftNetwork: Send + Sync {
     /// Sends, or drops when the node's queue is full or no link is up.
     fn send(&self, outgoing: Outgoing);
+}
+
+impl<N: RaftNetwork + ?Sized> RaftNetwork for Arc<N> {
+    fn send(&self, outgoing: Outgoing) {
+        (**self).send(outgoing);
+    }
 }

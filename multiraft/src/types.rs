@@ -83,3 +83,17 @@ pub enum Refusal {
     /// The process is stopping.
     Stopping,
 }
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refusal::NotLeader(Some(node)) => write!(f, "not the leader, ask {node}"),
+            Refusal::NotLeader(None) => write!(f, "not the leader, none is known"),
+            Refusal::NoSuchGroup => write!(f, "no replica of the group lives here"),
+            Refusal::Overloaded => write!(f, "overloaded"),
+            Refusal::NotVoter => write!(f, "leadership can only be handed to a voter"),
+            Refusal::TooLarge => write!(f, "payload too large"),
+            Refusal::Stopping => write!(f, "stopping"),
+        }
+    }
+}

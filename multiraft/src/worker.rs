@@ -100,6 +100,9 @@ pub struct Worker<S, N, M> {
     moment: Moment,
     groups: BTreeMap<GroupId, Box<Group>>,
     timers: Timers,
+    /// Groups with work for this turn, or for the next.
+    busy: Vec<GroupId>,
+    /// Groups the last turn touched.
     touched: Vec<GroupId>,
     dirty: Vec<GroupId>,
     sends: Outbox,
@@ -148,6 +151,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             },
             groups: BTreeMap::new(),
             timers: Timers::default(),
+            busy: Vec::new(),
             touched: Vec::new(),
             dirty: Vec::new(),
             sends: Outbox::default(),
@@ -185,14 +189,16 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     /// submitted before anything is applied: the network and the disk work while the state machine does.
     pub fn turn(&mut self, inbox: &mut Inbox, clock: &impl Clock) -> Turn {
         let drained = inbox.drain();
+        self.touched.clear();
         self.begin(clock, drained.oldest_request); // after the drain: a pause between must not make a lease look fresh
         for event in drained.events {
             self.dispatch(event);
         }
         self.expire();
 
-        self.touched.sort_unstable();
-        let touched = std::mem::take(&mut self.touched);
+        self.busy.sort_unstable();
+        let room = std::mem::take(&mut self.touched);
+        let touched = std::mem::replace(&mut self.busy, room);
         for &group in &touched {
             self.advance(group); // requests in, `ready` out, folded with the other groups'
         }
@@ -205,7 +211,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         }
         self.answer(clock);
         self.checkpoint();
-        self.end(touched.len())
+        self.end(touched)
     }
 
     /// What the last turns counted.
@@ -221,6 +227,16 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     /// The groups that live here, in order.
     pub fn groups(&self) -> impl Iterator<Item = GroupId> + '_ {
         self.groups.keys().copied()
+    }
+
+    /// The groups the last turn touched, in order.
+    pub fn touched(&self) -> &[GroupId] {
+        &self.touched
+    }
+
+    /// True once a turn has taken `Control::Stop`: everyone is answered, no turn need follow.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
     }
 
     /// Reads and proposals taken and not answered.
@@ -334,7 +350,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             if let Err(ignored) = found.replica.step(now, envelope) {
                 *self.counters.ignored.entry(ignored).or_default() += 1;
             }
-            touch(&mut self.touched, group, found);
+            touch(&mut self.busy, group, found);
         }
     }
 
@@ -369,7 +385,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             return Err(Refusal::Overloaded);
         }
         self.waiting += 1;
-        touch(&mut self.touched, group, found);
+        touch(&mut self.busy, group, found);
         Ok(found)
     }
 
@@ -380,7 +396,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 let now = self.moment.now;
                 if let Some(found) = self.groups.get_mut(&group) {
                     found.replica.campaign(now);
-                    touch(&mut self.touched, group, found);
+                    touch(&mut self.busy, group, found);
                 }
             }
             Control::Transfer {
@@ -420,7 +436,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         let Some(found) = self.groups.get_mut(&group) else {
             return Outcome::Refused(Refusal::NoSuchGroup);
         };
-        touch(&mut self.touched, group, found);
+        touch(&mut self.busy, group, found);
         match found.replica.transfer_leadership(now, target) {
             Ok(()) => Outcome::Answered(Bytes::new()),
             Err(refused) => Outcome::Refused(found.refusal(refused)),
@@ -459,7 +475,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             applied,
             membership,
         ));
-        touch(&mut self.touched, id, &mut group);
+        touch(&mut self.busy, id, &mut group);
         self.dirty.push(id);
         let before = self.groups.insert(id, group);
         assert!(before.is_none(), "{id} was restored twice");
@@ -469,7 +485,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     fn live(&mut self, group: GroupId, life: Life) -> Option<&mut Group> {
         match self.groups.get_mut(&group) {
             Some(found) if found.life == life => {
-                touch(&mut self.touched, group, found);
+                touch(&mut self.busy, group, found);
                 Some(found)
             }
             _ => {
@@ -490,7 +506,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 continue; // void: an earlier one took its place
             }
             group.armed = None;
-            touch(&mut self.touched, id, group);
+            touch(&mut self.busy, id, group);
             if group.replica.deadline().is_some_and(|due| due <= now) {
                 group.replica.tick(now);
             }
@@ -600,7 +616,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         group.touched = false;
         self.counters.reads += group.serve(id, &mut self.machine, self.moment.now, &mut self.answers);
         if group.replica.has_ready() {
-            touch(&mut self.touched, id, group); // a turn of its own, at once: outputs leave in the order of the turn
+            touch(&mut self.busy, id, group); // a turn of its own, at once: outputs leave in the order of the turn
         }
         let due = group.deadline();
         self.timers.arm(id, &mut group.armed, due);
@@ -640,11 +656,12 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         self.storage.freeze(cut, rows);
     }
 
-    fn end(&mut self, touched: usize) -> Turn {
-        self.counters.touched += touched as u64;
+    fn end(&mut self, touched: Vec<GroupId>) -> Turn {
+        self.counters.touched += touched.len() as u64;
+        self.touched = touched;
         let mut turn = std::mem::take(&mut self.turn);
         turn.samples = self.samples.take();
-        turn.deadline = match self.touched.is_empty() {
+        turn.deadline = match self.busy.is_empty() {
             true => self.timers.next(),
             false => Some(self.moment.now),
         };
@@ -653,10 +670,10 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
 }
 
 /// Notes that the group has work, once.
-fn touch(touched: &mut Vec<GroupId>, id: GroupId, group: &mut Group) {
+fn touch(busy: &mut Vec<GroupId>, id: GroupId, group: &mut Group) {
     if !group.touched {
         group.touched = true;
-        touched.push(id);
+        busy.push(id);
     }
 }
 

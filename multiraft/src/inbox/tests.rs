@@ -1,7 +1,6 @@
 //! Order by class, bounds, and one wake per sleep.
 
 use super::*;
-use crate::event::Control;
 use crate::storage::{BatchId, Completion};
 use crate::types::{AnswerSink, GroupId, NodeId, ReplicaId, Term, Ticket};
 use bytes::Bytes;

@@ -404,7 +404,7 @@ fn a_read_that_needs_a_later_clock_commits_one_stamp_for_all() {
             .iter()
             .all(|ticket| trio.outcome(*ticket) == answered(2_000_000))
     );
-    assert_eq!(trio.status(0, GROUP).last, last.next());
+    assert_eq!(trio.status(0, GROUP).last.index, last.index.next());
     assert_eq!(trio.nodes[0].worker.waiting(), 0);
 }
 

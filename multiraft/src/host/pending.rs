@@ -1,0 +1,90 @@
+//! The answers that one caller awaits: a batch of requests, and one is a batch of one.
+
+use crate::types::{AnswerSink, Outcome, Ticket};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+/// Requests on their way. Dropping it forgets the answers, not the requests.
+pub(super) struct Pending {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+}
+
+struct State {
+    outcomes: Vec<Option<Outcome>>,
+    missing: usize,
+    waker: Option<Waker>,
+}
+
+impl Pending {
+    /// Room for the outcomes of `count` requests.
+    pub(super) fn new(count: usize) -> Pending {
+        let state = State {
+            outcomes: vec![None; count],
+            missing: count,
+            waker: None,
+        };
+        Pending {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+            }),
+        }
+    }
+
+    /// The ticket of request `number`.
+    pub(super) fn ticket(&self, number: usize) -> Ticket {
+        Ticket {
+            sink: Arc::clone(&self.shared) as Arc<dyn AnswerSink>,
+            number: number as u64,
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds the outcomes")
+    }
+}
+
+impl AnswerSink for Shared {
+    fn answer(&self, number: u64, outcome: Outcome) {
+        let waker = {
+            let mut state = self.lock();
+            let slot = &mut state.outcomes[usize::try_from(number).expect("a number we gave out")];
+            let before = slot.replace(outcome);
+            assert!(before.is_none(), "a ticket is answered once");
+            state.missing -= 1;
+            match state.missing {
+                0 => state.waker.take(),
+                _ => None,
+            }
+        };
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Future for Pending {
+    type Output = Vec<Outcome>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<Outcome>> {
+        let mut state = self.shared.lock();
+        if state.missing > 0 {
+            state.waker = Some(context.waker().clone());
+            return Poll::Pending;
+        }
+        let outcomes = std::mem::take(&mut state.outcomes);
+        let outcomes = outcomes
+            .into_iter()
+            .map(|outcome| outcome.expect("none is missing"));
+        Poll::Ready(outcomes.collect())
+    }
+}

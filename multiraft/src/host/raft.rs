@@ -1,0 +1,237 @@
+//! `Raft`: the handle to one group that a program holds, with async calls and a watch on its state.
+
+use super::intake::{Intake, worker_of};
+use super::pending::Pending;
+use crate::event::{Control, Event};
+use crate::machine::StateMachine;
+use crate::network::RaftNetwork;
+use crate::storage::RaftStorage;
+use crate::types::{GroupId, Outcome, Refusal, ReplicaId, Ticket};
+use crate::worker::Worker;
+use bytes::Bytes;
+use raft_core::Status;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use tokio::sync::watch;
+
+/// A group's state as last published: None before the first time, and while it does not live here.
+pub type Metrics = Option<Status>;
+
+/// One group. Cheap to clone; outlives its host, whose end it reports as `Refused(Stopping)`.
+///
+/// The calls without `async` take a [`Ticket`] and need no runtime: they are what gateways use.
+#[derive(Clone)]
+pub struct Raft {
+    group: GroupId,
+    intake: Intake,
+    watches: Arc<Watches>,
+}
+
+/// Why a call has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// Definitely without effect.
+    Refused(Refusal),
+    /// A write that may or may not take effect.
+    Unknown,
+}
+
+impl Raft {
+    pub(super) fn new(group: GroupId, intake: Intake, watches: Arc<Watches>) -> Raft {
+        Raft {
+            group,
+            intake,
+            watches,
+        }
+    }
+
+    /// The group it speaks for.
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// Replicates a command; the state machine's answer once it is applied here.
+    pub async fn write(&self, command: Bytes) -> Result<Bytes, Failure> {
+        let pending = Pending::new(1);
+        self.propose(command, pending.ticket(0));
+        only(pending.await)
+    }
+
+    /// Replicates commands, in this order, as far as they are taken; one answer for each.
+    pub async fn write_many(&self, commands: Vec<Bytes>) -> Vec<Result<Bytes, Failure>> {
+        let pending = Pending::new(commands.len());
+        let group = self.group;
+        let proposals = commands
+            .into_iter()
+            .enumerate()
+            .map(|(number, payload)| Event::Propose {
+                group,
+                payload,
+                ticket: pending.ticket(number),
+            });
+        self.intake.submit(group, proposals);
+        pending.await.into_iter().map(result).collect()
+    }
+
+    /// Evaluates a query against a state that reflects every write answered before this call.
+    pub async fn read(&self, query: Bytes) -> Result<Bytes, Failure> {
+        let pending = Pending::new(1);
+        self.read_with(query, pending.ticket(0));
+        only(pending.await)
+    }
+
+    /// Asks the leader, if it is here, to hand leadership to another voter. Ok: it has begun; `metrics` tells the end.
+    pub async fn transfer_leadership(&self, target: ReplicaId) -> Result<(), Failure> {
+        let pending = Pending::new(1);
+        let (group, ticket) = (self.group, pending.ticket(0));
+        self.intake.order(Control::Transfer {
+            group,
+            target,
+            ticket,
+        });
+        only(pending.await).map(drop)
+    }
+
+    /// Like `write`, for callers with a ticket.
+    pub fn propose(&self, command: Bytes, ticket: Ticket) {
+        self.intake.propose(self.group, command, ticket);
+    }
+
+    /// Like `read`, for callers with a ticket.
+    pub fn read_with(&self, query: Bytes, ticket: Ticket) {
+        self.intake.read(self.group, query, ticket);
+    }
+
+    /// Campaigns here and now; of use when a group is founded.
+    pub fn campaign(&self) {
+        self.intake.order(Control::Campaign(self.group));
+    }
+
+    /// The group's state, published after every turn that touched it while someone watches.
+    pub fn metrics(&self) -> watch::Receiver<Metrics> {
+        let receiver = self.watches.subscribe(self.group);
+        self.intake.wake(self.group);
+        receiver
+    }
+
+    /// Stops the host with all its groups and returns when this group has stopped. Waiting writes become `Unknown`.
+    pub async fn shutdown(&self) {
+        let mut metrics = self.metrics();
+        self.intake.stop();
+        while metrics.changed().await.is_ok() {} // the sender goes when the worker has stopped
+    }
+}
+
+impl fmt::Debug for Raft {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Raft({})", self.group)
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Refused(refusal) => write!(f, "refused: {refusal}"),
+            Failure::Unknown => write!(f, "outcome unknown: leadership was lost"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+fn only(outcomes: Vec<Outcome>) -> Result<Bytes, Failure> {
+    result(outcomes.into_iter().next().expect("one request, one outcome"))
+}
+
+fn result(outcome: Outcome) -> Result<Bytes, Failure> {
+    match outcome {
+        Outcome::Answered(bytes) => Ok(bytes),
+        Outcome::Refused(refusal) => Err(Failure::Refused(refusal)),
+        Outcome::Unknown => Err(Failure::Unknown),
+    }
+}
+
+/// Who watches which group. Costs a turn one atomic load while nobody does.
+pub(super) struct Watches {
+    workers: usize,
+    is_watched: AtomicBool,
+    state: Mutex<WatchState>,
+}
+
+#[derive(Default)]
+struct WatchState {
+    senders: BTreeMap<GroupId, watch::Sender<Metrics>>,
+    /// Subscribed to since the last publication.
+    fresh: Vec<GroupId>,
+    /// Workers that have stopped: nobody will publish for them.
+    closed: BTreeSet<usize>,
+}
+
+impl Watches {
+    pub(super) fn new(workers: usize) -> Watches {
+        Watches {
+            workers,
+            is_watched: AtomicBool::new(false),
+            state: Mutex::default(),
+        }
+    }
+
+    fn subscribe(&self, group: GroupId) -> watch::Receiver<Metrics> {
+        let mut state = self.lock();
+        if state.closed.contains(&worker_of(group, self.workers)) {
+            return watch::channel(None).1;
+        }
+        if !state.fresh.contains(&group) {
+            state.fresh.push(group);
+        }
+        let receiver = state
+            .senders
+            .entry(group)
+            .or_insert_with(|| watch::channel(None).0)
+            .subscribe();
+        self.is_watched.store(true, Ordering::Release);
+        receiver
+    }
+
+    /// Publishes what the worker's last turn touched, to those who watch it.
+    pub(super) fn publish<S: RaftStorage, N: RaftNetwork, M: StateMachine>(&self, worker: &Worker<S, N, M>) {
+        if !self.is_watched.load(Ordering::Acquire) {
+            return;
+        }
+        let mut state = self.lock();
+        let WatchState { senders, fresh, .. } = &mut *state;
+        senders.retain(|_, sender| !sender.is_closed());
+        let fresh = fresh.extract_if(.., |group| worker.status(*group).is_some());
+        for group in fresh.chain(worker.touched().iter().copied()) {
+            if let Some(sender) = senders.get(&group) {
+                let status = worker.status(group);
+                sender.send_if_modified(|before| {
+                    let is_new = *before != status;
+                    *before = status;
+                    is_new
+                });
+            }
+        }
+        if senders.is_empty() {
+            state.fresh.clear();
+            self.is_watched.store(false, Ordering::Release);
+        }
+    }
+
+    /// Ends the watches of a worker that has stopped.
+    pub(super) fn close(&self, worker: usize) {
+        let mut state = self.lock();
+        state.closed.insert(worker);
+        state
+            .senders
+            .retain(|group, _| worker_of(*group, self.workers) != worker);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, WatchState> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds the watches")
+    }
+}
