@@ -1,0 +1,1 @@
+//! The gateway as a whole, without sockets.
