@@ -202,12 +202,17 @@ impl Peer {
 
     /// It answered a heartbeat, saying that it holds our log up to `matched`. If what we sent since seems lost,
     /// sends it again. Messages are never resent to a peer that does not answer heartbeats.
-    pub(crate) fn recover_lost(&mut self, now: Instant, matched: Index, patience: Duration) {
-        let is_lost = |since: Instant| now - since >= patience;
+    /// A probe, which is all that is in flight, is repeated after a heartbeat interval. Going back from pipelining is
+    /// dear and a slow disk looks the same from here (a gap does not: it is rejected), so that takes longer.
+    pub(crate) fn recover_lost(&mut self, now: Instant, matched: Index, options: &Options) {
+        let is_lost = |since: Instant, patience: Duration| now - since >= patience;
         match &self.progress {
-            Progress::Probe { sent: Some(since) } if is_lost(*since) => self.probe(self.next),
+            Progress::Probe { sent: Some(since) } if is_lost(*since, options.heartbeat_interval) => {
+                self.probe(self.next);
+            }
             Progress::Replicate(inflight) if !inflight.is_empty() => {
-                if matched < self.next.previous() && is_lost(inflight.waiting_since) {
+                let patience = options.election_timeout_min;
+                if matched < self.next.previous() && is_lost(inflight.waiting_since, patience) {
                     self.probe(self.matched.next());
                 }
             }

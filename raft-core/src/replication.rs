@@ -3,11 +3,12 @@
 //! The commit index travels with the next append or heartbeat; moving it causes no message of its own.
 
 use crate::message::{Envelope, Message};
+use crate::options::Options;
 use crate::progress::{NextSend, Peer, Progress};
 use crate::quorum;
 use crate::ready::{Ignored, LogFetch, Refused, SnapshotOrder};
 use crate::replica::Replica;
-use crate::role::{Leader, Role};
+use crate::role::Role;
 use crate::types::{Entry, EntryId, Index, Payload, ReplicaId, Round};
 use std::ops::RangeInclusive;
 
@@ -70,13 +71,11 @@ impl Replica {
     pub(crate) fn on_matched(&mut self, from: ReplicaId, index: Index) -> Result<(), Ignored> {
         let last = self.log.last().index;
         let now = self.now;
-        let leader = self.hear(from)?;
+        let (peer, _) = self.hear(from)?;
         assert!(
             index <= last,
             "I8: {from} acknowledges {index}, our last entry is {last}"
         );
-        leader.sends_due = true;
-        let peer = leader.peer(from).ok_or(Ignored::NotMember)?;
         if peer.on_matched(now, index) {
             self.advance_commit();
             self.continue_transfer();
@@ -92,10 +91,8 @@ impl Replica {
     ) -> Result<(), Ignored> {
         let guess = self.log.last_not_after(hint).index;
         let base = self.log.truncated().index;
-        let leader = self.hear(from)?;
-        leader.sends_due = true;
-        let peer = leader.peer(from).ok_or(Ignored::NotMember)?;
-        if matches!(peer.progress, Progress::Snapshot { .. }) && previous >= base {
+        let (peer, _) = self.hear(from)?;
+        if matches!(peer.progress, Progress::Snapshot { .. }) && previous == base {
             self.outbox.snapshots.push(SnapshotOrder { peer: from });
             return Ok(());
         }
@@ -114,17 +111,15 @@ impl Replica {
     ) -> Result<(), Ignored> {
         let last = self.log.last().index;
         let now = self.now;
-        let patience = self.options.heartbeat_interval;
-        let leader = self.hear(from)?;
+        let (peer, options) = self.hear(from)?;
         assert!(
             matched <= last,
             "I8: {from} holds {matched}, our last entry is {last}"
         );
-        leader.sends_due = true;
-        let peer = leader.peer(from).ok_or(Ignored::NotMember)?;
         peer.round = peer.round.max(round);
-        peer.recover_lost(now, matched, patience);
-        if peer.on_matched(now, matched) {
+        let is_news = peer.on_matched(now, matched);
+        peer.recover_lost(now, matched, options);
+        if is_news {
             self.advance_commit();
             self.continue_transfer();
         }
@@ -132,14 +127,15 @@ impl Replica {
         Ok(())
     }
 
-    /// An answer to us as the leader of this term.
-    fn hear(&mut self, from: ReplicaId) -> Result<&mut Leader, Ignored> {
-        let now = self.now;
+    /// An answer to us as the leader of this term: from whom, and whatever it says, something may be sendable now.
+    fn hear(&mut self, from: ReplicaId) -> Result<(&mut Peer, &Options), Ignored> {
         let Role::Leader(leader) = &mut self.role else {
             return Err(Ignored::StaleReply);
         };
-        leader.peer(from).ok_or(Ignored::NotMember)?.heard = now;
-        Ok(leader)
+        leader.sends_due = true;
+        let peer = leader.peer(from).ok_or(Ignored::NotMember)?;
+        peer.heard = self.now;
+        Ok((peer, &self.options))
     }
 
     /// Commits what a quorum holds durably, our own copy included once it is. Only entries of this term are counted;

@@ -79,11 +79,11 @@ impl Writes {
 
     /// Queues a message that asserts what the next write makes durable. A newer acknowledgement replaces an older.
     pub(crate) fn send_after(&mut self, envelope: Envelope) {
-        if let Message::AppendReply(AppendOutcome::Matched { index }) = envelope.message {
-            if let Some(older) = self.queued_acknowledgement(envelope.to) {
-                *older = index.max(*older);
-                return;
-            }
+        if let Message::AppendReply(AppendOutcome::Matched { index }) = envelope.message
+            && let Some(older) = self.queued_acknowledgement(envelope.to)
+        {
+            *older = index.max(*older);
+            return;
         }
         if !self.then_send.contains(&envelope) {
             self.then_send.push(envelope);

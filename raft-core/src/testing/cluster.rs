@@ -9,6 +9,7 @@ use crate::{
 };
 use crate::{ReadId, RoleKind};
 use bytes::Bytes;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::fmt::Display;
 use std::time::Duration;
@@ -31,6 +32,8 @@ pub struct Cluster {
     pub now: Instant,
     /// Committed entries are applied as soon as they are handed out.
     pub apply_at_once: bool,
+    /// Replicas whose outputs wait: several inputs then share one `ready`.
+    pub held: BTreeSet<ReplicaId>,
     /// The rules over all replicas.
     pub checker: Checker,
     options: Options,
@@ -49,6 +52,7 @@ impl Cluster {
             fetches: Vec::new(),
             now: Instant(0),
             apply_at_once: true,
+            held: BTreeSet::new(),
             checker: Checker::default(),
             options,
             seed,
@@ -127,8 +131,8 @@ impl Cluster {
     /// Appends a membership at a leader, without the checks that belong to changing one.
     pub fn append_membership(&mut self, id: ReplicaId, membership: Membership) {
         for member in membership.replicas() {
-            if !self.hosts.contains_key(&member) {
-                self.hosts.insert(member, Host::new(member, Disk::default()));
+            if let Entry::Vacant(place) = self.hosts.entry(member) {
+                place.insert(Host::new(member, Disk::default()));
                 self.restart(member);
             }
         }
@@ -147,6 +151,12 @@ impl Cluster {
         self.tell_refusal(id, "read", result.and_then(Result::err));
     }
 
+    /// Carries out the outputs of a replica that was held.
+    pub fn release(&mut self, id: ReplicaId) {
+        self.held.remove(&id);
+        self.settle(id);
+    }
+
     /// Asks to hand leadership over.
     pub fn transfer(&mut self, id: ReplicaId, target: ReplicaId) {
         let result = self.input(id, |replica, now| replica.transfer_leadership(now, target));
@@ -161,6 +171,12 @@ impl Cluster {
         };
         self.now = self.now.max(deadline);
         self.input(id, Replica::tick);
+    }
+
+    /// The time that the next replica waits for.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        let up = self.hosts.values().filter_map(|host| host.replica.as_ref());
+        up.filter_map(Replica::deadline).min()
     }
 
     /// Lets time pass; whoever waits for something gets it when it is due.
@@ -269,6 +285,7 @@ impl Cluster {
     /// Stops a replica; what was not synced is lost.
     pub fn crash(&mut self, id: ReplicaId) {
         self.host(id).crash();
+        self.held.remove(&id);
         self.fetches.retain(|(from, _)| *from != id);
     }
 
@@ -333,6 +350,9 @@ impl Cluster {
 
     fn settle(&mut self, id: ReplicaId) {
         self.checker.check(&self.hosts, id);
+        if self.held.contains(&id) {
+            return;
+        }
         while let Some(replica) = self
             .host(id)
             .replica

@@ -33,6 +33,21 @@ impl<'a> Line<'a> {
         number(self.word(position)?)
     }
 
+    fn duration(&self, position: usize) -> Result<Duration, String> {
+        number(self.word(position)?.trim_end_matches("ms")).map(Duration::from_millis)
+    }
+
+    /// The replicas named from word `first` on; all of them when there is none.
+    fn chosen(&self, cluster: &Cluster, first: usize) -> Result<BTreeSet<ReplicaId>, String> {
+        let named = self.replicas(first)?;
+        let everyone = cluster.hosts.keys().copied();
+        Ok(if named.is_empty() {
+            everyone.collect()
+        } else {
+            named.into_iter().collect()
+        })
+    }
+
     fn replica(&self, position: usize) -> Result<ReplicaId, String> {
         self.number(position).map(ReplicaId)
     }
@@ -83,7 +98,7 @@ pub(super) fn run_block(cluster: &mut Option<Cluster>, commands: &[String]) -> R
             *cluster = Some(found(&line)?);
         } else {
             let cluster = cluster.as_mut().ok_or("the first command is `cluster`")?;
-            run(cluster, &line)?;
+            run_told_or_not(cluster, line)?;
         }
         let cluster = cluster.as_mut().expect("just founded");
         lines.extend(cluster.take_transcript());
@@ -121,6 +136,19 @@ fn settle_with_leader(cluster: &mut Cluster, leader: ReplicaId) {
     cluster.take_transcript();
 }
 
+/// `quietly` before a command leaves what happens out of the transcript.
+fn run_told_or_not(cluster: &mut Cluster, mut line: Line<'_>) -> Result<(), String> {
+    let quietly = line.words[0] == "quietly";
+    if quietly {
+        line.words.remove(0);
+    }
+    run(cluster, &line)?;
+    if quietly {
+        cluster.take_transcript();
+    }
+    Ok(())
+}
+
 fn run(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
     let verb = line.word(0)?;
     match verb {
@@ -148,7 +176,15 @@ fn run(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
         "crash" => line.replicas(1)?.into_iter().for_each(|id| cluster.crash(id)),
         "restart" => line.replicas(1)?.into_iter().for_each(|id| cluster.restart(id)),
         "restore" => restore(cluster, line)?,
+        "hold" => cluster.held.extend(line.replicas(1)?),
+        "release" => line.replicas(1)?.into_iter().for_each(|id| cluster.release(id)),
         "status" => status(cluster, line)?,
+        "members" => {
+            let id = line.replica(1)?;
+            if let Some(membership) = cluster.replica(id).map(|replica| replica.membership().clone()) {
+                cluster.tell(format_args!("{id} {membership}"));
+            }
+        }
         "log" => show_log(cluster, line.replica(1)?),
         _ => return run_on_links(cluster, line, verb),
     }
@@ -168,16 +204,8 @@ fn run_on_links(cluster: &mut Cluster, line: &Line<'_>, verb: &str) -> Result<()
         "links" => show_links(cluster),
         "partition" => partition(cluster, line)?,
         "heal" => cluster.cut.clear(),
-        "stabilize" => {
-            let named = line.replicas(1)?;
-            let everyone = cluster.hosts.keys().copied();
-            let chosen = if named.is_empty() {
-                everyone.collect()
-            } else {
-                named
-            };
-            stabilize(cluster, &chosen.into_iter().collect());
-        }
+        "stabilize" => stabilize(cluster, &line.chosen(cluster, 1)?),
+        "run" => run_for(cluster, line.duration(1)?, &line.chosen(cluster, 2)?),
         _ => return Err(format!("`{verb}` is no command")),
     }
     Ok(())
@@ -239,9 +267,7 @@ fn restore(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
 }
 
 fn status(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
-    let named = line.replicas(1)?;
-    let everyone = cluster.hosts.keys().copied().collect();
-    for id in if named.is_empty() { everyone } else { named } {
+    for id in line.chosen(cluster, 1)? {
         match cluster.replica(id).map(crate::Replica::status) {
             Some(status) => cluster.tell(status),
             None => cluster.tell(format_args!("{id} is down")),
@@ -337,6 +363,17 @@ fn partition(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Lets time pass for everybody, and stabilizes `chosen` whenever something was due.
+fn run_for(cluster: &mut Cluster, duration: Duration, chosen: &BTreeSet<ReplicaId>) {
+    let end = cluster.now + duration;
+    stabilize(cluster, chosen);
+    while cluster.now < end {
+        let next = cluster.next_deadline().unwrap_or(end).clamp(cluster.now, end);
+        cluster.advance(next - cluster.now);
+        stabilize(cluster, chosen);
+    }
 }
 
 /// Syncs, delivers and fetches among `chosen` until nothing is left to do. Time stands still.
