@@ -148,16 +148,14 @@ pub struct Raft {
 /// The node file.
 #[derive(Debug)]
 pub struct Storage {
-    /// From hand-over of a batch until it is durable.
+    /// One durable write of the log.
     pub commit_duration: Histogram,
-    /// Entries in one durable batch.
+    /// Entries in one durable write.
     pub commit_entries: Histogram,
-    /// Groups in one durable batch.
-    pub commit_groups: Histogram,
-    /// Bytes of entries made durable.
+    /// Workers' batches folded into one durable write.
+    pub commit_batches: Histogram,
+    /// Bytes written to the log.
     pub commit_bytes: Counter,
-    /// Batches handed over and not yet durable.
-    pub commits_pending: Gauge,
     /// Bytes of the log ring in use.
     pub ring_used_bytes: Gauge,
     /// Bytes of the log ring.
@@ -166,8 +164,6 @@ pub struct Storage {
     pub memtable_bytes: Gauge,
     /// Checkpoints made durable.
     pub checkpoints: Counter,
-    /// How long the last checkpoint took.
-    pub checkpoint_duration: FloatGauge,
     /// Bytes of redb's part of the node file.
     pub file_bytes: Gauge,
 }
@@ -187,8 +183,8 @@ pub struct Peer {
     pub sent_bytes: Counter,
     /// Bytes received.
     pub received_bytes: Counter,
-    /// Times the link came up.
-    pub connects: Counter,
+    /// Links that came up after the first.
+    pub reconnects: Counter,
 }
 
 /// Gateways.
@@ -296,7 +292,7 @@ struct PeerFamilies {
     queue_bytes: IntGaugeVec,
     dropped: IntCounterVec,
     bytes: IntCounterVec,
-    connects: IntCounterVec,
+    reconnects: IntCounterVec,
 }
 
 impl PeerFamilies {
@@ -310,7 +306,7 @@ impl PeerFamilies {
             dropped: self.dropped.with_label_values(&peer),
             sent_bytes: self.bytes.with_label_values(&[&node, "sent"]),
             received_bytes: self.bytes.with_label_values(&[&node, "received"]),
-            connects: self.connects.with_label_values(&peer),
+            reconnects: self.reconnects.with_label_values(&peer),
         }
     }
 }
@@ -341,10 +337,6 @@ impl Maker<'_> {
 
     fn gauge(&self, name: &str, text: &str) -> Gauge {
         self.made(Gauge::new(name, text))
-    }
-
-    fn float_gauge(&self, name: &str, text: &str) -> FloatGauge {
-        self.made(FloatGauge::new(name, text))
     }
 
     fn gauges(&self, name: &str, text: &str, labels: &[&str]) -> IntGaugeVec {
@@ -452,26 +444,22 @@ impl Maker<'_> {
         Storage {
             commit_duration: self.histogram(
                 "flotilla_storage_commit_duration_seconds",
-                "From hand-over of a batch of log writes until it is durable.",
+                "One durable write of the log: the write and its fsync.",
                 seconds_buckets(),
             ),
             commit_entries: self.histogram(
                 "flotilla_storage_commit_entries",
-                "Entries in one batch of log writes.",
+                "Entries in one durable write of the log.",
                 count_buckets(),
             ),
-            commit_groups: self.histogram(
-                "flotilla_storage_commit_groups",
-                "Groups in one batch of log writes.",
+            commit_batches: self.histogram(
+                "flotilla_storage_commit_batches",
+                "Workers' batches folded into one durable write of the log.",
                 count_buckets(),
             ),
             commit_bytes: self.counter(
                 "flotilla_storage_commit_bytes_total",
-                "Bytes of entries handed to the log.",
-            ),
-            commits_pending: self.gauge(
-                "flotilla_storage_commits_pending",
-                "Batches of log writes handed over and not yet durable.",
+                "Bytes written to the log, padding included.",
             ),
             ring_used_bytes: self.gauge(
                 "flotilla_storage_ring_used_bytes",
@@ -483,10 +471,6 @@ impl Maker<'_> {
                 "Applied bytes in memory that no checkpoint holds yet.",
             ),
             checkpoints: self.counter("flotilla_storage_checkpoints_total", "Checkpoints made durable."),
-            checkpoint_duration: self.float_gauge(
-                "flotilla_storage_checkpoint_last_duration_seconds",
-                "How long the last checkpoint took.",
-            ),
             file_bytes: self.gauge(
                 "flotilla_storage_file_bytes",
                 "Bytes of the node file's data part, without the log ring.",
@@ -529,7 +513,11 @@ impl Maker<'_> {
                 "UDP bytes of the link.",
                 &["peer", "direction"],
             ),
-            connects: self.counters("flotilla_peer_connects_total", "Times the link came up.", peer),
+            reconnects: self.counters(
+                "flotilla_peer_reconnects_total",
+                "Links that came up after the first.",
+                peer,
+            ),
         }
     }
 }

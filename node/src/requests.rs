@@ -22,6 +22,7 @@ use bytes::Bytes;
 use forward::Arrived;
 use keeper::Keeper;
 use limits::{BACKOFF_MAX, BACKOFF_MIN};
+use multiraft::host::worker_of;
 use multiraft::{AnswerSink, Event, GroupId, NodeId, Outcome, Refusal, Ticket};
 use open::{Open, Place, Table};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -44,8 +45,8 @@ pub struct Wiring {
     pub call: Call,
     /// Counts what happens here.
     pub metrics: Arc<Metrics>,
-    /// Follows the stages of one write at a time.
-    pub follower: Arc<Follower>,
+    /// Each worker's follower of writes.
+    pub followers: Vec<Arc<Follower>>,
 }
 
 /// Routes the requests of one node. Cheap to clone.
@@ -65,7 +66,7 @@ struct Shared {
     keeper: Keeper,
     push: Push,
     metrics: Arc<Metrics>,
-    follower: Arc<Follower>,
+    followers: Vec<Arc<Follower>>,
 }
 
 impl Requests {
@@ -80,7 +81,7 @@ impl Requests {
             keeper: Keeper::default(),
             push: wiring.push,
             metrics: wiring.metrics,
-            follower: wiring.follower,
+            followers: wiring.followers,
         });
         let keeps = shared.clone();
         let keeper = std::thread::Builder::new()
@@ -227,7 +228,7 @@ impl Shared {
         open.place = Place::Here;
         let (group, kind) = (open.group, open.request.kind);
         let payload = open.request.payload.clone();
-        open.followed = kind == Kind::Write && self.follower.begin(group, &payload);
+        open.followed = kind == Kind::Write && self.follower(group).begin(group, &payload);
         match self.table.insert(open) {
             Ok(number) => (self.push)(group, event(group, kind, payload, self.ticket(number))),
             Err(open) => self.refuse(*open, Refusal::Overloaded),
@@ -340,7 +341,7 @@ impl Shared {
 
     fn deliver(&self, mut open: Open, outcome: Outcome) {
         if open.followed && matches!(outcome, Outcome::Answered(_)) {
-            self.follower.finish(&self.metrics.stages);
+            self.follower(open.group).finish(&self.metrics.stages);
             open.followed = false;
         }
         self.unfollow(&mut open);
@@ -351,11 +352,20 @@ impl Shared {
         open.ticket.answer(outcome);
     }
 
+    fn follower(&self, group: GroupId) -> &Follower {
+        &self.followers[worker_of(group, self.followers.len())]
+    }
+
     fn unfollow(&self, open: &mut Open) {
         if std::mem::take(&mut open.followed) {
-            self.follower.abandon();
+            self.follower(open.group).abandon();
         }
     }
+}
+
+/// What a node that cannot serve yet replies to a forwarded request.
+pub fn refusal(refusal: Refusal) -> Bytes {
+    wire::encode_outcome(&Outcome::Refused(refusal))
 }
 
 fn event(group: GroupId, kind: Kind, payload: Bytes, ticket: Ticket) -> Event {

@@ -1,1 +1,83 @@
-//! (To come.)
+//! Runs nodes: one for `flotilla start`, several in one process for `flotilla dev`, until a signal ends them.
+
+mod admin;
+mod board;
+mod dev;
+mod duties;
+mod late;
+mod node;
+mod placement;
+mod ports;
+mod signals;
+mod workers;
+
+pub use dev::run_dev;
+
+use crate::exit::{Code, Failure};
+use crate::options::{CertOptions, LogFormat, LogOptions, NodeOptions, StorageOptions};
+use crate::trust::{self, Files};
+use multiraft::NodeId;
+use node::{Node, Plan};
+use ports::Listeners;
+use signals::Signals;
+use tracing_subscriber::EnvFilter;
+use transport_quic::Credentials;
+
+/// Runs one node until SIGINT or SIGTERM, then stops it cleanly. A second signal ends the process at once.
+pub fn run_node(options: NodeOptions) -> Result<(), Failure> {
+    start_logging(&options.log)?;
+    let signals = Signals::listen()?;
+    let plan = Plan {
+        credentials: credentials(&options.certs, options.node_id)?,
+        listeners: Listeners::bind(&options.listen)?,
+        store: store_options(&options.storage, options.workers),
+        options,
+    };
+    let listen = plan.options.listen.clone();
+    let id = plan.options.node_id;
+    let node = Node::start(plan)?;
+    tracing::info!(
+        node = id.0, quic = %listen.quic, http = %listen.http, resp = %listen.resp, "started"
+    );
+    signals.wait();
+    tracing::info!(node = id.0, "stopping; a second signal ends the process at once");
+    node.drain();
+    node.lead_no_more();
+    node.stop();
+    Ok(())
+}
+
+fn start_logging(options: &LogOptions) -> Result<(), Failure> {
+    let filter = EnvFilter::try_new(&options.level).map_err(|error| {
+        Failure::new(Code::Configuration, format!("log.level: {error}"))
+            .hint("use a level like `info`, or `info,transport_quic=debug`")
+    })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    // An embedder that logs already keeps its own way of doing so.
+    let _ = match options.format {
+        LogFormat::Text => lines.try_init(),
+        LogFormat::Json => lines.json().try_init(),
+    };
+    Ok(())
+}
+
+fn credentials(certs: &CertOptions, id: NodeId) -> Result<Credentials, Failure> {
+    let files = Files {
+        certificate: certs.cert.clone(),
+        key: certs.key.clone(),
+    };
+    trust::load_node_files(&certs.ca, &files, id)
+        .map_err(|error| Failure::new(Code::Configuration, error.to_string()))
+}
+
+fn store_options(sizes: &StorageOptions, workers: usize) -> store_redb::Options {
+    let defaults = store_redb::Options::new(workers);
+    store_redb::Options {
+        ring_bytes: sizes.ring_bytes.next_multiple_of(defaults.segment_bytes),
+        memtable_bytes: sizes.memtable_bytes,
+        cache_bytes: usize::try_from(sizes.cache_bytes).unwrap_or(usize::MAX),
+        ..defaults
+    }
+}

@@ -90,6 +90,9 @@ fn show(report: Report, verbose: bool) -> Response {
 async fn metrics(State(pages): State<Pages>) -> Response {
     let rendered = tokio::task::spawn_blocking(move || {
         (pages.refresh)();
+        for kind in [Kind::Live, Kind::Ready] {
+            pages.health.report(kind); // into the metrics
+        }
         pages.metrics.render()
     });
     match rendered.await {

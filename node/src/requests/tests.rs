@@ -59,7 +59,7 @@ fn node() -> Node {
             to_calls.lock().unwrap().send((to, item, done)).unwrap();
         }),
         metrics: metrics.clone(),
-        follower: Arc::default(),
+        followers: vec![Arc::default()],
     };
     let (to_answers, answers) = channel();
     Node {
