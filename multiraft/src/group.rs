@@ -214,7 +214,6 @@ impl Group {
             }
             self.complete(entry.id, result, answers, samples, now);
         }
-        self.dirty = true;
         self.replica.on_applied(self.applied.index);
     }
 

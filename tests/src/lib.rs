@@ -1,5 +1,6 @@
 //! Everything that tests Flotilla from outside its crates: the simulator, clusters of real processes, tidy.
 //! A crate that is never published and that nothing depends on.
 
+pub mod sim;
 #[cfg(test)]
 mod tidy;

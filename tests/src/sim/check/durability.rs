@@ -1,0 +1,33 @@
+//! Durability: after everything healed, every acknowledged write is in the state that every replica has reached
+//! (Raft §5.4.3 for the state, and the promise to clients that acknowledged means kept).
+
+use super::linearizable::Linearizable;
+use super::state_machine::StateMachineSafety;
+use super::{Verdict, View, require};
+use multiraft::GroupId;
+use std::collections::BTreeSet;
+
+const NAME: &str = "acknowledged writes stay";
+
+pub(super) fn at_end(
+    view: &View,
+    clients: &Linearizable,
+    machines: &StateMachineSafety,
+    group: GroupId,
+) -> Verdict {
+    let last = machines.last(group);
+    for node in view.nodes() {
+        let applied = machines.applied(node, group);
+        require(applied == last, NAME, || {
+            format!("{node} {group}: applied {applied}, the group {last}, long after everything healed")
+        })?;
+    }
+    let present: BTreeSet<u64> = machines.writes(group).map(|command| command.write).collect();
+    let of_group = clients.acknowledged.iter().filter(|(_, (of, _))| *of == group);
+    let lost = of_group
+        .map(|(number, _)| number)
+        .find(|number| !present.contains(number));
+    require(lost.is_none(), NAME, || {
+        format!("{group}: write {lost:?} was acknowledged and is gone")
+    })
+}
