@@ -124,12 +124,14 @@ impl Recorder {
     }
 
     fn answer(&self, from: String, payload: Bytes, reply: Reply) {
-        let _ = self.events.send(Event::Asked(from, payload.clone()));
+        let asked = Event::Asked(from, payload.clone());
+        // Whoever hears of the request finds its reply kept.
         if self.keep.load(Ordering::SeqCst) {
             self.kept.lock().unwrap().push(reply);
         } else if !self.drop.load(Ordering::SeqCst) {
             reply.send(payload);
         }
+        let _ = self.events.send(asked);
     }
 }
 
