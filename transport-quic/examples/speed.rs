@@ -1,5 +1,6 @@
-//! Measures two transports on loopback in one process: frames and bytes per second on a lane, round trips of calls.
-//! Prints one line per figure; CPU is that of both ends together. `cargo run --release -p transport-quic --example speed`
+//! Measures two transports on loopback in one process: frames and bytes per second on a lane, round trips of
+//! calls. Prints one line per figure; CPU is that of both ends together. `cargo run --release -p
+//! transport-quic --example speed`
 
 use bytes::Bytes;
 use multiraft::{Frame, Lane, NodeId, Outgoing, RaftNetwork};
@@ -136,7 +137,7 @@ fn frames(one: &Transport, sink: &Sink, size: usize, burst: usize) {
     let bytes = sink.bytes.load(Ordering::Relaxed) - bytes;
     let (entries, cpu) = (one.links()[0].entries, cpu_seconds() - cpu);
     println!(
-        "frames of {size:>6} B: {:>9.0} frames/s {:>6.0} MB/s {:>6.2} CPU us/frame, dropped {}, paused {busy}",
+        "frames of {size:>6} B: {:>9.0}/s {:>6.0} MB/s {:>6.2} CPU us each, dropped {}, paused {busy}",
         frames as f64 / seconds,
         bytes as f64 / seconds / 1e6,
         cpu * 1e6 / frames as f64,

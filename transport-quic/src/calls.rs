@@ -195,6 +195,13 @@ impl CallQueue {
     }
 }
 
+impl Drop for CallQueue {
+    /// Even a transport that dies with its runtime answers every call.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl CallState {
     fn admits(&self, bytes: usize) -> Result<(), NotSent> {
         if bytes > CALL_BYTES_MAX {

@@ -26,8 +26,10 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, peer: Arc<Peer>) {
 
 async fn dial_forever(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     let mut backoff = Backoff::default();
+    let mut told = None;
     loop {
         if let Some(link) = peer.link() {
+            told = None;
             peer.down().await;
             if link.age() >= LINK_PROVEN {
                 backoff = Backoff::default();
@@ -41,13 +43,23 @@ async fn dial_forever(shared: &Arc<Shared>, peer: &Arc<Peer>) {
         if *peer.watch().borrow() == LinkState::Awaited {
             peer.set_attempt(LinkState::Dialing);
         }
-        if let Err(error) = dial(shared, peer).await {
-            let (id, address) = (peer.id.0, peer.address());
+        if let Err(error) = dial(shared, peer, backoff.attempts).await {
             let reason = error.to_string();
-            tracing::warn!(peer = id, %address, %reason, "no link");
+            tell_once(&mut told, peer, &reason);
             peer.set_attempt(LinkState::Down { reason });
         }
     }
+}
+
+/// Attempts repeat every few seconds; the log hears of a reason once.
+fn tell_once(told: &mut Option<String>, peer: &Peer, reason: &str) {
+    let (id, address) = (peer.id.0, peer.address());
+    if told.as_deref() == Some(reason) {
+        tracing::debug!(peer = id, %address, %reason, "still no link");
+        return;
+    }
+    tracing::warn!(peer = id, %address, %reason, "no link");
+    *told = Some(reason.to_owned());
 }
 
 /// Doubling pauses with jitter; the first is none.
@@ -95,8 +107,8 @@ enum DialError {
 }
 
 /// Dials once and runs the link's tasks in the background.
-async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<(), DialError> {
-    let address = resolve(shared, &peer.address()).await?;
+async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, attempt: u32) -> Result<(), DialError> {
+    let address = resolve(shared, &peer.address(), attempt).await?;
     let greeted = timeout(DIAL_TIMEOUT, greet(shared, peer, address));
     let greeted = greeted.await.map_err(|_| DialError::Timeout)??;
     let connection = greeted.connection.clone();
@@ -146,13 +158,15 @@ async fn exchange(shared: &Shared, peer: &Peer, connection: &Connection) -> Resu
     Ok(theirs)
 }
 
-/// The first address of the family this node listens on: resolved anew each time, nodes move.
-async fn resolve(shared: &Shared, address: &str) -> Result<SocketAddr, DialError> {
+/// An address of the family this node listens on: resolved anew each time, nodes move; of several each gets
+/// its turn.
+async fn resolve(shared: &Shared, address: &str, attempt: u32) -> Result<SocketAddr, DialError> {
     let local = shared.endpoint.local_addr().map_err(DialError::Local)?;
     let found = tokio::net::lookup_host(address).await;
-    let mut found = found.map_err(|error| DialError::Resolve(address.to_owned(), error))?;
-    let reachable = found.find(|found| local.is_ipv6() || found.is_ipv4());
-    reachable.ok_or_else(|| DialError::NoAddress(address.to_owned(), local))
+    let found = found.map_err(|error| DialError::Resolve(address.to_owned(), error))?;
+    let reachable: Vec<_> = found.filter(|found| local.is_ipv6() || found.is_ipv4()).collect();
+    let turn = reachable.get(attempt as usize % reachable.len().max(1)).copied();
+    turn.ok_or_else(|| DialError::NoAddress(address.to_owned(), local))
 }
 
 #[cfg(test)]

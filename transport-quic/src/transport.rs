@@ -41,8 +41,8 @@ pub trait FrameSink: Send + Sync {
     /// the whole frame or 64 KiB, whichever is more: copy what is kept.
     fn deliver(&self, from: NodeId, frame: Bytes);
 
-    /// The link to `peer` came up ([`LinkState::Up`]) or was lost ([`LinkState::Down`]). A replaced link is lost
-    /// and up again. Failed attempts are not told. Must not call the transport.
+    /// The link to `peer` came up ([`LinkState::Up`]) or was lost ([`LinkState::Down`]). A replaced link is
+    /// lost and up again. Failed attempts are not told. Must not call the transport.
     fn link_changed(&self, peer: NodeId, state: &LinkState) {
         let _ = (peer, state);
     }
@@ -261,10 +261,17 @@ impl Transport {
     /// passed.
     pub async fn shutdown(&self) {
         self.stop();
-        if tokio::time::timeout(GOODBYE_TIMEOUT, self.shared.endpoint.wait_idle())
-            .await
-            .is_err()
-        {
+        let peers: Vec<_> = {
+            let peers = self.shared.peers.read().expect("no code that holds it panics");
+            peers.values().cloned().collect()
+        };
+        let quiet = async {
+            for peer in peers {
+                peer.down().await;
+            }
+            self.shared.endpoint.wait_idle().await;
+        };
+        if tokio::time::timeout(GOODBYE_TIMEOUT, quiet).await.is_err() {
             tracing::debug!("some peers did not confirm the end of their connections");
         }
     }

@@ -1,4 +1,5 @@
-//! What the tests are made of: a CA, certificates, a node on its own runtime, sinks that record, a raw QUIC client.
+//! What the tests are made of: a CA, certificates, a node on its own runtime, sinks that record, a raw QUIC
+//! client.
 
 use bytes::Bytes;
 use multiraft::{Frame, Lane, NodeId, Outgoing, RaftNetwork};

@@ -83,6 +83,24 @@ fn a_link_lost_after_delivery_leaves_the_outcome_unknown() {
 }
 
 #[test]
+fn a_transport_that_stops_or_dies_ends_its_own_calls() {
+    run(async {
+        for kill in [false, true] {
+            let (one, mut two) = pair(&Ca::new()).await;
+            two.recorder.keep.store(true, Ordering::SeqCst);
+            let outcome = one.begin_call(2, Bytes::from_static(b"x"));
+            two.asked().await;
+            if kill {
+                one.kill();
+            } else {
+                within(one.transport.shutdown()).await;
+            }
+            assert_eq!(within(outcome).await.unwrap(), Err(CallError::LinkLost));
+        }
+    });
+}
+
+#[test]
 fn a_dropped_reply_leaves_the_outcome_unknown() {
     run(async {
         let (one, two) = pair(&Ca::new()).await;
