@@ -25,7 +25,7 @@ pub use machine::{Queried, StateMachine};
 pub use network::{Frame, Lane, Outgoing, RaftNetwork};
 pub use raft_core::{
     Entry, EntryId, HardState, Index, Instant, LeadershipChange, Membership, NodeId, Options, Payload,
-    ReplicaId, RoleKind, Stamp, Status, Term, WriteId,
+    ReplicaId, Restored, RoleKind, Stamp, Status, Term, WriteId,
 };
 pub use storage::{
     BatchId, Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, LogBatch,

@@ -31,6 +31,9 @@ impl ExitReason {
     }
 }
 
+/// Exit code of a configuration that can not work.
+const CONFIGURATION_CODE: i32 = 75;
+
 /// The default [`Fatal`]: one line on standard error, then exit.
 pub fn exit_process(reason: ExitReason, message: String) -> ! {
     eprintln!("flotilla: {message}");
@@ -81,6 +84,9 @@ pub enum OpenError {
              node"
     )]
     Corrupt(String),
+    /// The sizes asked for make no sense.
+    #[error("the sizes of the node file are not possible: {0}")]
+    Options(&'static str),
     /// The operating system refused.
     #[error("{action}: {source}")]
     Io {
@@ -100,6 +106,7 @@ impl OpenError {
             }
             OpenError::NewerFormat { .. } => ExitReason::NewerFormat.code(),
             OpenError::Corrupt(_) => ExitReason::Corrupt.code(),
+            OpenError::Options(_) => CONFIGURATION_CODE,
             OpenError::Io { .. } => ExitReason::WriteFailed.code(),
         }
     }

@@ -2,14 +2,35 @@
 //! It never interprets an entry's payload, knows no sockets, and decides nothing about consensus.
 //! Layout, invariants and assumptions about the medium: `DESIGN.md` beside this crate's manifest.
 
+mod checkpoint;
+mod codec;
+mod committer;
+mod disk;
+mod engine;
 mod error;
+mod fetcher;
+mod group_log;
+mod header;
+mod limits;
+mod memory;
+mod node_file;
 mod options;
+mod record;
+mod recover;
+mod ring;
+mod sim_disk;
+mod slot;
 mod state;
 mod storage;
 mod store;
+mod tables;
+#[cfg(test)]
+mod tests;
 
+pub use disk::{Disk, FileDisk};
 pub use error::{ExitReason, Fatal, OpenError, exit_process};
-pub use options::{ClusterId, CommitSample, CommitTap, Identity, Options};
+pub use options::{ClusterId, CommitSample, CommitTap, Entropy, Identity, Options, system_entropy};
+pub use sim_disk::SimDisk;
 pub use state::WorkerState;
 pub use storage::WorkerStorage;
 pub use store::{Closed, Opened, Stats, Store, worker_of};

@@ -1,8 +1,11 @@
 //! What the caller decides about a node file: whose it is, how large its parts are, who hears about commits.
 
 use crate::error::{Fatal, exit_process};
+use crate::limits::{BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN};
 use multiraft::NodeId;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +44,16 @@ pub struct CommitSample {
 /// Hears about every group commit, on the committer's thread. Must not block.
 pub type CommitTap = Arc<dyn Fn(CommitSample) + Send + Sync>;
 
+/// Where a new file's random bytes come from.
+pub type Entropy = fn() -> io::Result<[u8; 24]>;
+
+/// The system's generator.
+pub fn system_entropy() -> io::Result<[u8; 24]> {
+    let mut random = [0; 24];
+    File::open("/dev/urandom")?.read_exact(&mut random)?;
+    Ok(random)
+}
+
 /// How a node file is used. Sizes of the ring count only when a file gets a new log region.
 #[derive(Clone)]
 pub struct Options {
@@ -54,6 +67,8 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// redb's page cache, in bytes.
     pub cache_bytes: usize,
+    /// 24 random bytes for a new file: its uuid, and the salt of its checksums.
+    pub entropy: Entropy,
     /// Ends the process after a failed write or a failed checksum.
     pub fatal: Fatal,
     /// Hears about every group commit.
@@ -69,9 +84,34 @@ impl Options {
             segment_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             cache_bytes: 256 << 20,
+            entropy: system_entropy,
             fatal: exit_process,
             on_commit: None,
         }
+    }
+
+    /// Refuses sizes that the log can not have.
+    pub(crate) fn check(&self) -> Result<(), &'static str> {
+        let Options {
+            workers,
+            ring_bytes,
+            segment_bytes,
+            ..
+        } = *self;
+        let problem = if workers == 0 {
+            "there must be at least one worker"
+        } else if segment_bytes == 0 || !segment_bytes.is_multiple_of(BLOCK_BYTES) {
+            "segments must be a multiple of 4096 bytes"
+        } else if ring_bytes == 0 || !ring_bytes.is_multiple_of(segment_bytes) {
+            "the ring must be a multiple of its segments"
+        } else if ring_bytes > RING_BYTES_MAX || ring_bytes / segment_bytes > u64::from(u32::MAX) {
+            "the ring is too large"
+        } else if ring_bytes < RING_BYTES_MIN {
+            "the ring is too small"
+        } else {
+            return Ok(());
+        };
+        Err(problem)
     }
 
     /// Sizes for several nodes in one process: a ring of 64 MiB in segments of 8 MiB.

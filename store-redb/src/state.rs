@@ -1,28 +1,53 @@
 //! The applied state of one worker's groups: memtables over redb. One per worker, used by its state machine.
 
+use crate::engine::Engine;
+use crate::memory::{Memory, Remembered};
+use crate::slot::{SLOT_BYTES, Slot};
+use crate::tables::{Base, Broken};
 use bytes::Bytes;
 use multiraft::{CutId, EntryId, GroupId};
-use std::ops::ControlFlow;
+use std::cmp::Ordering;
+use std::collections::btree_map;
+use std::fmt;
+use std::iter::Peekable;
+use std::ops::{Bound, ControlFlow};
+use std::sync::Arc;
 
 /// The applied state of one worker's groups, ordered bytes to bytes within each group.
-#[derive(Debug)]
-pub struct WorkerState {}
+/// A group that was never born is empty.
+pub struct WorkerState {
+    engine: Arc<Engine>,
+    worker: usize,
+}
 
-#[allow(unused_variables)]
 impl WorkerState {
+    pub(crate) fn new(engine: Arc<Engine>, worker: usize) -> WorkerState {
+        WorkerState { engine, worker }
+    }
+
     /// The value of a key.
     pub fn get(&self, group: GroupId, key: &[u8]) -> Option<Bytes> {
-        unimplemented!()
+        let (slot, base) = {
+            let memory = self.engine.memory(self.worker);
+            if let Remembered::Written(value) = memory.find(group, key) {
+                return value;
+            }
+            (*memory.slots.get(&group)?, open_base(&memory))
+        };
+        base.get(&slot.key(key))
+            .unwrap_or_else(|broken| self.engine.broken("read the state", broken))
     }
 
     /// Sets a key. `value` is kept as it is until a checkpoint: a slice of a larger buffer pins that buffer.
     pub fn put(&mut self, group: GroupId, key: &[u8], value: Bytes) {
-        unimplemented!()
+        let grown = self.engine.memory(self.worker).write(group, key, Some(value));
+        self.engine.memtable_grew(grown);
     }
 
     /// Removes a key, present or not.
     pub fn delete(&mut self, group: GroupId, key: &[u8]) {
-        unimplemented!()
+        let grown = self.engine.memory(self.worker).write(group, key, None);
+        self.engine.memtable_grew(grown);
     }
 
     /// Visits keys in `[start, end)` (`None`: to the end) in byte order until the visitor breaks.
@@ -34,17 +59,138 @@ impl WorkerState {
         end: Option<&[u8]>,
         visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
     ) {
-        unimplemented!()
+        if end.is_some_and(|end| end <= start) {
+            return;
+        }
+        let memory = self.engine.memory(self.worker);
+        let Some(slot) = memory.slots.get(&group).copied() else {
+            return;
+        };
+        let base = open_base(&memory);
+        let mut merge = Merge::new(&memory, group, start, end);
+        if let Err(broken) = merge.run(&base, slot, start, end, visit) {
+            self.engine.broken("scan the state", broken);
+        }
     }
 
     /// Tells that everything up to and including this entry is reflected in this state. Call it at the end of every
     /// `StateMachine::apply`: a clean stop writes the state out together with this position.
     pub fn mark_applied(&mut self, group: GroupId, applied: EntryId) {
-        unimplemented!()
+        self.engine.memory(self.worker).mark_applied(group, applied);
     }
 
     /// Freezes the memtables: writes from now on belong to the next cut. Call it from `StateMachine::freeze`.
     pub fn freeze(&mut self, cut: CutId) {
-        unimplemented!()
+        let mut memory = self.engine.memory(self.worker);
+        memory.freeze(cut);
+        let frozen = memory.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes);
+        self.engine.memtable_froze(frozen);
+    }
+}
+
+impl fmt::Debug for WorkerState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "WorkerState({})", self.worker)
+    }
+}
+
+fn open_base(memory: &Memory) -> Arc<Base> {
+    Arc::clone(
+        memory
+            .base
+            .as_ref()
+            .expect("the workers stop before the store is closed"),
+    )
+}
+
+type Writes<'a> = Peekable<btree_map::Range<'a, Box<[u8]>, Option<Bytes>>>;
+
+/// The memtables' part of a scan: newer tables first.
+struct Merge<'a> {
+    tables: Vec<Writes<'a>>,
+}
+
+impl<'a> Merge<'a> {
+    fn new(memory: &'a Memory, group: GroupId, start: &[u8], end: Option<&[u8]>) -> Merge<'a> {
+        let bounds = (
+            Bound::Included(start),
+            end.map_or(Bound::Unbounded, Bound::Excluded),
+        );
+        let frozen = memory.frozen.as_ref().map(|frozen| &frozen.table);
+        let tables = std::iter::once(&memory.active)
+            .chain(frozen)
+            .filter_map(|table| table.groups.get(&group))
+            .map(|pending| pending.pairs.range::<[u8], _>(bounds).peekable())
+            .collect();
+        Merge { tables }
+    }
+
+    /// Walks redb's rows and the memtables' writes together.
+    fn run(
+        &mut self,
+        base: &Base,
+        slot: Slot,
+        start: &[u8],
+        end: Option<&[u8]>,
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), Broken> {
+        let upper = end.map_or_else(|| slot.end(), |end| slot.key(end));
+        let lower = slot.key(start);
+        for row in base.data.range(lower.as_slice()..upper.as_slice())? {
+            let (stored_key, row) = row?;
+            let stored_key = stored_key.value();
+            let key = &stored_key[SLOT_BYTES..];
+            if self.visit_before(key, visit).is_break() {
+                return Ok(());
+            }
+            let flow = match self.take(key) {
+                Some(None) => ControlFlow::Continue(()),
+                Some(Some(value)) => visit(key, &value),
+                None => visit(key, &base.value(stored_key, row.value())?),
+            };
+            if flow.is_break() {
+                return Ok(());
+            }
+        }
+        while let Some(key) = self.smallest() {
+            if let Some(Some(value)) = self.take(key)
+                && visit(key, &value).is_break()
+            {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Visits what was written in front of `key`.
+    fn visit_before(
+        &mut self,
+        key: &[u8],
+        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        while let Some(smallest) = self.smallest().filter(|smallest| *smallest < key) {
+            if let Some(Some(value)) = self.take(smallest) {
+                visit(smallest, &value)?;
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn smallest(&mut self) -> Option<&'a [u8]> {
+        self.tables
+            .iter_mut()
+            .filter_map(|table| table.peek().map(|(key, _)| &***key))
+            .min()
+    }
+
+    /// Passes `key`, which none of the tables is beyond; returns the newest write of it.
+    fn take(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
+        let mut newest = None;
+        for table in &mut self.tables {
+            if let Some((_, value)) = table.next_if(|(next, _)| (***next).cmp(key) == Ordering::Equal) {
+                newest.get_or_insert_with(|| value.clone());
+            }
+        }
+        newest
     }
 }

@@ -1,34 +1,48 @@
 //! One worker's handle to the log: the `RaftStorage` that its turns write to.
 
+use crate::engine::{Engine, lock};
 use multiraft::{CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, RaftStorage};
+use std::sync::Arc;
 
-/// One worker's log. Everything it is told is queued for the store's threads.
+/// One worker's log. Everything it is told is queued for the store's threads. A submit after the store began to stop
+/// is dropped and never acknowledged.
 #[derive(Debug)]
-pub struct WorkerStorage {}
+pub struct WorkerStorage {
+    engine: Arc<Engine>,
+    worker: usize,
+}
 
-#[allow(unused_variables)]
+impl WorkerStorage {
+    pub(crate) fn new(engine: Arc<Engine>, worker: usize) -> WorkerStorage {
+        WorkerStorage { engine, worker }
+    }
+}
+
 impl RaftStorage for WorkerStorage {
     fn submit(&mut self, batch: LogBatch) {
-        unimplemented!()
+        self.engine.submit(self.worker, batch);
     }
 
     fn fetch(&mut self, request: FetchRequest) {
-        unimplemented!()
+        self.engine.fetch(self.worker, request);
     }
 
+    /// Never beyond what a checkpoint holds.
     fn truncate(&mut self, group: GroupId, index: Index) {
-        unimplemented!()
+        if let Some(log) = lock(&self.engine.index).groups.get_mut(&group) {
+            log.truncate(index);
+        }
     }
 
     fn cut_wanted(&mut self) -> Option<CutId> {
-        unimplemented!()
+        self.engine.cut_wanted(self.worker)
     }
 
     fn freeze(&mut self, cut: CutId, rows: Vec<GroupRow>) {
-        unimplemented!()
+        self.engine.freeze(self.worker, cut, rows);
     }
 
     fn is_full(&self) -> bool {
-        unimplemented!()
+        self.engine.is_full()
     }
 }

@@ -1,16 +1,28 @@
 //! The public face: opens a node file, starts its threads, hands out the workers' parts, stops cleanly.
 
+use crate::committer::Committed;
+use crate::disk::{Disk, FileDisk};
+use crate::engine::{Engine, lock};
 use crate::error::OpenError;
+use crate::node_file::io_error;
 use crate::options::{Identity, Options};
+use crate::recover::recover;
 use crate::state::WorkerState;
 use crate::storage::WorkerStorage;
 use multiraft::{CompletionSink, GroupId, RestoredGroup};
+use redb::Database;
+use std::fs::{OpenOptions, TryLockError};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// An open node file.
 #[derive(Debug)]
-pub struct Store {}
+pub struct Store {
+    engine: Arc<Engine>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 /// What opening found.
 #[derive(Debug)]
@@ -49,6 +61,8 @@ pub struct Stats {
     pub checkpoints: u64,
     /// Entries read back for lagging peers.
     pub fetched: u64,
+    /// Entries copied to the cold table because they outlived their place in the ring.
+    pub spilled: u64,
     /// Bytes of the ring that hold records not yet released.
     pub ring_used_bytes: u64,
     /// Bytes of the ring in total.
@@ -64,36 +78,194 @@ pub fn worker_of(group: GroupId, workers: usize) -> usize {
     usize::try_from(group.0 % workers as u64).expect("less than a usize")
 }
 
-#[allow(unused_variables)]
 impl Store {
     /// Opens or creates the node file. When it returns, the new incarnation is durable.
     pub fn open(path: &Path, identity: Identity, options: Options) -> Result<Opened, OpenError> {
-        unimplemented!()
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path);
+        let file = file.map_err(|source| io_error(&format!("open {}", path.display()), source))?;
+        match file.try_lock() {
+            Ok(()) => Store::open_on(Arc::new(FileDisk::new(file)), identity, options),
+            Err(TryLockError::WouldBlock) => Err(OpenError::Locked(path.to_path_buf())),
+            Err(TryLockError::Error(source)) => Err(io_error(&format!("lock {}", path.display()), source)),
+        }
     }
 
-    /// Starts the threads; `sinks[w]` hears worker w's completions. To be called once.
+    /// Opens or creates a node file on any disk.
+    pub fn open_on(disk: Arc<dyn Disk>, identity: Identity, options: Options) -> Result<Opened, OpenError> {
+        let (engine, groups) = recover(disk, identity, options)?;
+        let incarnation = engine.incarnation;
+        let file_uuid = engine.file.header().file_uuid;
+        let store = Store {
+            engine: Arc::new(engine),
+            threads: Mutex::default(),
+        };
+        Ok(Opened {
+            store,
+            groups,
+            incarnation,
+            file_uuid,
+        })
+    }
+
+    /// Starts the threads; `sinks[w]` hears worker w's completions. To be called once, before anything is submitted.
     pub fn start(&self, sinks: Vec<Arc<dyn CompletionSink>>) {
-        unimplemented!()
+        self.connect(sinks);
+        let threads = [
+            self.spawn("log", Engine::commit_until_stopped),
+            self.spawn("checkpoint", Engine::checkpoint_until_stopped),
+            self.spawn("fetch", Engine::fetch_until_stopped),
+            self.spawn("fill", Engine::fill_until_stopped),
+        ];
+        lock(&self.threads).extend(threads);
+    }
+
+    /// Instead of `start`: no threads; the caller takes the steps below.
+    pub fn connect(&self, sinks: Vec<Arc<dyn CompletionSink>>) {
+        assert_eq!(sinks.len(), self.engine.options.workers, "one sink per worker");
+        assert!(self.engine.sinks.set(sinks).is_ok(), "a store is started once");
+    }
+
+    /// Makes the oldest waiting record durable. False: nothing waits, or the ring is full.
+    pub fn commit_once(&self) -> bool {
+        self.engine.commit_once() == Committed::One
+    }
+
+    /// Writes the checkpoint for which all workers froze. False: there is none.
+    pub fn checkpoint_once(&self) -> bool {
+        self.engine.checkpoint_once()
+    }
+
+    /// Answers the oldest fetch that can be answered. False: there is none.
+    pub fn fetch_once(&self) -> bool {
+        self.engine.fetch_once()
+    }
+
+    /// Asks for a checkpoint now, whatever the limits say.
+    pub fn want_checkpoint(&self) {
+        self.engine.want_cut();
     }
 
     /// Worker w's log. To be taken once per worker.
     pub fn storage(&self, worker: usize) -> WorkerStorage {
-        unimplemented!()
+        assert!(
+            worker < self.engine.options.workers,
+            "worker {worker} does not exist"
+        );
+        WorkerStorage::new(Arc::clone(&self.engine), worker)
     }
 
     /// Worker w's applied state. To be taken once per worker.
     pub fn state(&self, worker: usize) -> WorkerState {
-        unimplemented!()
+        assert!(
+            worker < self.engine.options.workers,
+            "worker {worker} does not exist"
+        );
+        WorkerState::new(Arc::clone(&self.engine), worker)
     }
 
     /// Stops cleanly: makes queued batches durable, writes a last checkpoint, removes the log region. Call it after
     /// the workers stopped; blocks.
     pub fn close(self) -> Closed {
-        unimplemented!()
+        self.stop_threads();
+        while self.engine.commit_once() == Committed::One {}
+        if !self.engine.final_checkpoint() {
+            return Closed::WithLog;
+        }
+        self.engine.close_plain();
+        Closed::Plain
     }
 
     /// Counters.
     pub fn stats(&self) -> Stats {
-        unimplemented!()
+        let counters = &self.engine.counters;
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let (ring_used_bytes, ring_bytes) = {
+            let state = lock(&self.engine.ring);
+            (state.ring.used(), state.ring.capacity())
+        };
+        Stats {
+            commits: read(&counters.commits),
+            batches: read(&counters.batches),
+            entries: read(&counters.entries),
+            log_bytes: read(&counters.log_bytes),
+            checkpoints: read(&counters.checkpoints),
+            fetched: read(&counters.fetched),
+            spilled: read(&counters.spilled),
+            ring_used_bytes,
+            ring_bytes,
+            memtable_bytes: self.engine.memtable_bytes(),
+            redb_bytes: self.engine.file.redb_bytes(),
+        }
+    }
+
+    fn spawn(&self, name: &str, run: fn(&Engine)) -> JoinHandle<()> {
+        let engine = Arc::clone(&self.engine);
+        std::thread::Builder::new()
+            .name(name.to_string())
+            .spawn(move || run(&engine))
+            .expect("the system starts a handful of threads")
+    }
+
+    /// A thread that panicked has told why already.
+    fn stop_threads(&self) {
+        self.engine.stop();
+        for thread in lock(&self.threads).drain(..) {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Store {
+    /// Not a clean stop: what was not committed is not committed, the next open replays the log.
+    fn drop(&mut self) {
+        self.stop_threads();
+    }
+}
+
+impl Engine {
+    /// After the final checkpoint: redb closes its part, then the log region goes.
+    fn close_plain(&self) {
+        for worker in 0..self.options.workers {
+            self.memory(worker).base = None;
+        }
+        let database = self
+            .database
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(Err(error)) = database.map(Database::close) {
+            self.write_failed("close redb's part of the node file", &error);
+        }
+        if let Err(error) = self.file.detach() {
+            self.write_failed("remove the log region", &error);
+        }
+    }
+
+    /// The filler's thread: the ring's next segment is filled before the head reaches it.
+    fn fill_until_stopped(&self) {
+        loop {
+            let ready = {
+                let mut state = lock(&self.ring);
+                while !state.ring.grows_soon(self.options.segment_bytes) {
+                    if self.is_stopping() {
+                        return;
+                    }
+                    state = self
+                        .ring_changed
+                        .wait(state)
+                        .unwrap_or_else(PoisonError::into_inner);
+                }
+                state.ring.ready()
+            };
+            if self.is_stopping() {
+                return;
+            }
+            self.fill_once(ready);
+        }
     }
 }

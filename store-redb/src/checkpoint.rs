@@ -1,0 +1,431 @@
+//! Checkpoints: one consistent cut of all workers goes to redb in one transaction, then the ring's tail advances.
+//! The tail follows one cut behind: entries get a whole interval to be truncated before they are copied to the cold
+//! table. Also the clean stop, which is a last checkpoint that empties the ring.
+
+use crate::engine::{Engine, lock};
+use crate::group_log::{LogIndex, Placed};
+use crate::header::{Position, Remembered};
+use crate::limits::{CUT_SHARE, MEMTABLE_FULL_FACTOR};
+use crate::memory::{Frozen, Pending};
+use crate::tables::{
+    Base, Broken, CHUNKS, COLD, DATA, DataWriter, GROUPS, IDENTITY, IDENTITY_KEY, cold_key, group_key, seal,
+};
+use multiraft::{Completion, CutId, GroupId, GroupRow, Index};
+use redb::{Durability, WriteTransaction};
+use std::ops::Range;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+/// The cut under way.
+#[derive(Debug, Default)]
+pub(crate) struct Cuts {
+    /// The newest cut.
+    id: CutId,
+    state: CutState,
+}
+
+#[derive(Debug, Default)]
+enum CutState {
+    #[default]
+    Idle,
+    /// Workers freeze; each one's rows once it did.
+    Wanted(Vec<Option<Vec<GroupRow>>>),
+    /// All froze; redb is being written.
+    Running,
+}
+
+/// Everything a checkpoint writes besides the data, as of one look at the index.
+#[derive(Debug)]
+struct Plan {
+    rows: Vec<(GroupId, Vec<u8>)>,
+    /// Entries to copy to the cold table.
+    spill: Vec<(GroupId, Index, Placed)>,
+    /// Rows of the cold table to remove.
+    remove: Vec<(GroupId, Range<u64>)>,
+    /// What the cold table holds afterwards.
+    cold: Vec<(GroupId, Option<(Index, Index)>)>,
+    /// Where the tail goes.
+    bound: Position,
+    /// The rows reflect every record before this one.
+    reflected: u64,
+}
+
+impl Engine {
+    /// The cut that this worker has not frozen for yet; begins one when it is time.
+    pub(crate) fn cut_wanted(&self, worker: usize) -> Option<CutId> {
+        let (id, begun) = {
+            let mut cuts = lock(&self.cuts);
+            let begun = self.is_cut_due() && cuts.begin(self.options.workers);
+            match &cuts.state {
+                CutState::Wanted(rows) if rows[worker].is_none() => (Some(cuts.id), begun),
+                _ => (None, begun),
+            }
+        };
+        if begun {
+            self.wake_workers(Some(worker));
+        }
+        id
+    }
+
+    /// Begins a cut, unless one is under way, and wakes the workers.
+    pub(crate) fn want_cut(&self) {
+        let begun = lock(&self.cuts).begin(self.options.workers);
+        if begun {
+            self.wake_workers(None);
+        }
+    }
+
+    /// Completions without rows: the workers' next turn asks `cut_wanted`.
+    fn wake_workers(&self, except: Option<usize>) {
+        for worker in (0..self.options.workers).filter(|worker| Some(*worker) != except) {
+            self.complete(worker, Completion::Checkpointed { rows: Vec::new() });
+        }
+    }
+
+    fn is_cut_due(&self) -> bool {
+        let log_bytes = self.log_bytes_since_cut.load(Ordering::Relaxed);
+        self.active_bytes() >= self.options.memtable_bytes || log_bytes >= self.options.ring_bytes / CUT_SHARE
+    }
+
+    /// True while proposals must be refused.
+    pub(crate) fn is_full(&self) -> bool {
+        self.memtable_bytes() >= MEMTABLE_FULL_FACTOR * self.options.memtable_bytes
+            || lock(&self.ring).ring.is_nearly_full()
+    }
+
+    /// Takes one worker's rows; its memtable is frozen already.
+    pub(crate) fn freeze(&self, worker: usize, cut: CutId, rows: Vec<GroupRow>) {
+        let frozen = self.memory(worker).frozen.as_ref().map(|frozen| frozen.cut);
+        assert_eq!(
+            frozen,
+            Some(cut),
+            "worker {worker} froze its state before it says so"
+        );
+        let mut cuts = lock(&self.cuts);
+        assert_eq!(cuts.id, cut, "worker {worker} froze for a cut that nobody wants");
+        let CutState::Wanted(frozen) = &mut cuts.state else {
+            panic!("worker {worker} froze for cut {}, which is not wanted", cut.0);
+        };
+        assert!(
+            frozen[worker].is_none(),
+            "worker {worker} froze twice for cut {}",
+            cut.0
+        );
+        frozen[worker] = Some(rows);
+        drop(cuts);
+        self.cut_ready.notify_one();
+    }
+
+    /// Writes the checkpoint for which all workers froze. False: there is none.
+    pub(crate) fn checkpoint_once(&self) -> bool {
+        let Some(rows) = lock(&self.cuts).take_ready() else {
+            return false;
+        };
+        self.check_rows(&rows);
+        let plan = lock(&self.index).plan(rows.iter().flatten(), None);
+        self.log_bytes_since_cut.store(0, Ordering::Relaxed);
+        self.store(&plan, &self.frozen());
+        self.advance_tail(&plan);
+        for (worker, rows) in rows.into_iter().enumerate() {
+            let rows = rows
+                .into_iter()
+                .map(|row| (row.group, row.life, row.applied.index))
+                .collect();
+            self.complete(worker, Completion::Checkpointed { rows });
+        }
+        lock(&self.cuts).state = CutState::Idle;
+        true
+    }
+
+    /// State never runs ahead of its row: what a worker froze must be named by its rows.
+    fn check_rows(&self, rows: &[Vec<GroupRow>]) {
+        for (worker, rows) in rows.iter().enumerate() {
+            let memory = self.memory(worker);
+            let frozen = memory.frozen.as_ref().expect("every worker froze");
+            for (group, pending) in &frozen.table.groups {
+                let row = rows.iter().find(|row| row.group == *group);
+                let reflected = row.map(|row| row.applied);
+                assert!(
+                    pending.applied <= reflected && (pending.pairs.is_empty() || reflected.is_some()),
+                    "{group} froze at {:?}, its row says {reflected:?}",
+                    pending.applied
+                );
+            }
+        }
+    }
+
+    fn frozen(&self) -> Vec<Arc<Frozen>> {
+        (0..self.options.workers)
+            .filter_map(|worker| self.memory(worker).frozen.clone())
+            .collect()
+    }
+
+    /// Makes the plan and the frozen data durable, and lets reads see them there.
+    fn store(&self, plan: &Plan, frozen: &[Arc<Frozen>]) {
+        if let Err(broken) = self.commit_checkpoint(plan, frozen) {
+            self.broken("write a checkpoint", broken);
+        }
+        let base = self.begin_read().and_then(|transaction| Base::open(&transaction));
+        let base = base.unwrap_or_else(|broken| self.broken("read a checkpoint", broken));
+        let base = Arc::new(base);
+        for worker in 0..self.options.workers {
+            let mut memory = self.memory(worker);
+            memory.base = Some(Arc::clone(&base));
+            let frozen = memory.frozen.take();
+            drop(memory);
+            self.memtable_stored(frozen.map_or(0, |frozen| frozen.table.bytes));
+        }
+        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn commit_checkpoint(&self, plan: &Plan, frozen: &[Arc<Frozen>]) -> Result<(), Broken> {
+        let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
+        let mut transaction = database.begin_write()?;
+        transaction.set_durability(Durability::Immediate)?;
+        transaction.set_quick_repair(true);
+        write_data(&transaction, frozen)?;
+        self.write_cold(&transaction, plan)?;
+        write_rows(&transaction, plan)?;
+        self.write_identity(&transaction, plan)?;
+        Ok(transaction.commit()?)
+    }
+
+    fn write_cold(&self, transaction: &WriteTransaction, plan: &Plan) -> Result<(), Broken> {
+        let mut cold = transaction.open_table(COLD)?;
+        for (group, indexes) in &plan.remove {
+            for index in indexes.clone() {
+                cold.remove(&cold_key(*group, Index(index)))?;
+            }
+        }
+        for (group, index, placed) in &plan.spill {
+            let bytes = self.read_ring_bytes(*placed)?;
+            crate::codec::read_entry(*group, *index, &bytes)?;
+            let key = cold_key(*group, *index);
+            cold.insert(&key, seal(&key, &bytes).as_slice())?;
+        }
+        self.counters
+            .spilled
+            .fetch_add(plan.spill.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn write_identity(&self, transaction: &WriteTransaction, plan: &Plan) -> Result<(), Broken> {
+        let header = self.file.header();
+        let remembered = Remembered {
+            identity: header.identity,
+            file_uuid: header.file_uuid,
+            salt: self.salt,
+            incarnation: self.incarnation,
+            tail: plan.bound,
+            reflected: plan.reflected,
+        };
+        put_identity(transaction, &remembered)
+    }
+
+    /// The tail moved with the checkpoint: the index learns what is cold, then the room is free.
+    fn advance_tail(&self, plan: &Plan) {
+        lock(&self.index).stored(plan);
+        let mut state = lock(&self.ring);
+        state.ring.release(plan.bound.offset);
+        state.releases += 1;
+        drop(state);
+        self.ring_changed.notify_all();
+    }
+
+    /// The checkpoint thread.
+    pub(crate) fn checkpoint_until_stopped(&self) {
+        loop {
+            while self.checkpoint_once() {}
+            let mut cuts = lock(&self.cuts);
+            while !cuts.is_ready() {
+                if self.is_stopping() {
+                    return;
+                }
+                cuts = self.cut_ready.wait(cuts).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    /// After the workers and the threads ended: writes everything out and empties the ring. False: some group's
+    /// state machine did not say up to where its state goes, so the log has to stay.
+    pub(crate) fn final_checkpoint(&self) -> bool {
+        let cut = self.begin_final_cut();
+        for worker in 0..self.options.workers {
+            let mut memory = self.memory(worker);
+            memory.unfreeze();
+            let is_known = |pending: &Pending| pending.is_marked;
+            if !memory.active.groups.values().all(is_known) {
+                return false;
+            }
+            memory.freeze(cut);
+        }
+        let frozen = self.frozen();
+        self.take_applied(&frozen);
+        let plan = {
+            let mut index = lock(&self.index);
+            let durable = index.durable;
+            index.plan(std::iter::empty(), Some(durable))
+        };
+        self.store(&plan, &frozen);
+        self.advance_tail(&plan);
+        true
+    }
+
+    fn begin_final_cut(&self) -> CutId {
+        let mut cuts = lock(&self.cuts);
+        let started = std::mem::replace(&mut cuts.state, CutState::Running);
+        if let CutState::Wanted(rows) = started {
+            // Positions come from the memtables; descriptors only from here.
+            let mut index = lock(&self.index);
+            rows.iter().flatten().flatten().for_each(|row| index.froze(row));
+        }
+        cuts.id.0 += 1;
+        cuts.id
+    }
+
+    fn take_applied(&self, frozen: &[Arc<Frozen>]) {
+        let mut index = lock(&self.index);
+        for (group, pending) in frozen.iter().flat_map(|frozen| &frozen.table.groups) {
+            let log = index
+                .groups
+                .get_mut(group)
+                .expect("what is applied was durable in the log");
+            log.applied = log.applied.max(pending.applied.unwrap_or_default());
+            log.is_dirty = true;
+        }
+    }
+}
+
+impl Cuts {
+    /// False: one is under way.
+    fn begin(&mut self, workers: usize) -> bool {
+        if !matches!(self.state, CutState::Idle) {
+            return false;
+        }
+        self.id.0 += 1;
+        self.state = CutState::Wanted((0..workers).map(|_| None).collect());
+        true
+    }
+
+    fn is_ready(&self) -> bool {
+        matches!(&self.state, CutState::Wanted(rows) if rows.iter().all(Option::is_some))
+    }
+
+    fn take_ready(&mut self) -> Option<Vec<Vec<GroupRow>>> {
+        if !self.is_ready() {
+            return None;
+        }
+        match std::mem::replace(&mut self.state, CutState::Running) {
+            CutState::Wanted(rows) => Some(rows.into_iter().flatten().collect()),
+            CutState::Idle | CutState::Running => unreachable!("is_ready saw Wanted"),
+        }
+    }
+}
+
+impl LogIndex {
+    fn froze(&mut self, row: &GroupRow) {
+        let log = self
+            .groups
+            .get_mut(&row.group)
+            .expect("a group is born, durably, before its row is frozen");
+        log.froze(row);
+    }
+
+    /// Decides what must be written so that everything before `bound` (or before the place that the last checkpoint
+    /// saw) is no longer needed.
+    fn plan<'a>(&mut self, rows: impl Iterator<Item = &'a GroupRow>, bound: Option<Position>) -> Plan {
+        rows.for_each(|row| self.froze(row));
+        let bound = bound.unwrap_or(self.captured);
+        let mut plan = Plan {
+            rows: Vec::new(),
+            spill: Vec::new(),
+            remove: Vec::new(),
+            cold: Vec::new(),
+            bound,
+            reflected: self.durable.sequence,
+        };
+        for (group, log) in &mut self.groups {
+            let keep = log.before(bound).map(|range| (*range.start(), *range.end()));
+            if let Some((first, last)) = keep {
+                let moves = (first.0..=last.0)
+                    .map(|at| (*group, Index(at), log.placed(Index(at)).expect("live")))
+                    .filter(|(_, _, placed)| !placed.is_cold());
+                plan.spill.extend(moves);
+            }
+            if keep != log.cold {
+                plan.remove
+                    .extend(stale(log.cold, keep).map(|range| (*group, range)));
+                plan.cold.push((*group, keep));
+            }
+            if std::mem::take(&mut log.is_dirty) {
+                plan.rows.push((*group, log.encode_row()));
+            }
+        }
+        self.captured = self.durable;
+        plan
+    }
+
+    /// The plan is durable.
+    fn stored(&mut self, plan: &Plan) {
+        self.releases += 1;
+        for (group, cold) in &plan.cold {
+            if let Some(log) = self.groups.get_mut(group) {
+                log.cold = *cold;
+            }
+        }
+        for (group, index, placed) in &plan.spill {
+            if let Some(log) = self.groups.get_mut(group) {
+                log.spilled(*index, *placed);
+            }
+        }
+        for log in self.groups.values_mut() {
+            log.checkpointed = log.applied.index;
+        }
+    }
+}
+
+/// Indexes in the cold table's old range that are not in its new one.
+fn stale(old: Option<(Index, Index)>, new: Option<(Index, Index)>) -> impl Iterator<Item = Range<u64>> {
+    let old = old.map_or(0..0, |(first, last)| first.0..last.0 + 1);
+    let new = new.map_or(old.end..old.end, |(first, last)| first.0..last.0 + 1);
+    let before = old.start..old.end.min(new.start);
+    let after = old.start.max(new.end)..old.end;
+    [before, after].into_iter().filter(|range| !range.is_empty())
+}
+
+fn write_data(transaction: &WriteTransaction, frozen: &[Arc<Frozen>]) -> Result<(), Broken> {
+    let mut writer = DataWriter {
+        data: transaction.open_table(DATA)?,
+        chunks: transaction.open_table(CHUNKS)?,
+    };
+    let mut groups: Vec<&Pending> = frozen
+        .iter()
+        .flat_map(|frozen| frozen.table.groups.values())
+        .collect();
+    groups.sort_by_key(|pending| pending.slot);
+    for pending in groups {
+        for (key, value) in &pending.pairs {
+            writer.write(&pending.slot.key(key), value.as_deref())?;
+        }
+    }
+    Ok(())
+}
+
+fn write_rows(transaction: &WriteTransaction, plan: &Plan) -> Result<(), Broken> {
+    let mut table = transaction.open_table(GROUPS)?;
+    for (group, row) in &plan.rows {
+        let key = group_key(*group);
+        table.insert(&key, seal(&key, row).as_slice())?;
+    }
+    Ok(())
+}
+
+/// Writes the identity row.
+pub(crate) fn put_identity(transaction: &WriteTransaction, remembered: &Remembered) -> Result<(), Broken> {
+    let row = seal(IDENTITY_KEY, &remembered.encode());
+    transaction
+        .open_table(IDENTITY)?
+        .insert(IDENTITY_KEY, row.as_slice())?;
+    Ok(())
+}

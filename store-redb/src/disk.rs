@@ -1,0 +1,116 @@
+//! The seam between this crate and a medium: positioned reads and writes, and what makes them durable.
+//! `FileDisk` is a file; `sim_disk` loses what was not synced. No layout is known here.
+
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::io::{Errno, ReadWriteFlags, pwritev2};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::num::NonZeroU64;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One sparse file. All methods may be called from several threads at once.
+pub trait Disk: fmt::Debug + Send + Sync + 'static {
+    /// Bytes in the file.
+    fn len(&self) -> io::Result<u64>;
+    /// Fills `out` from `offset`; reading past the end is an error.
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Writes all of `data`; durable after the next `sync`.
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Writes all of `data`; durable on return, whether or not other writes are.
+    fn write_durable(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    /// Cuts or extends (with zeros); durable after the next `sync`.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Makes a range read as zeros and gives its space back, without changing the length.
+    fn clear(&self, range: Range<u64>) -> io::Result<()>;
+    /// Makes everything written before durable.
+    fn sync(&self) -> io::Result<()>;
+    /// The range will not be read soon: the system may drop it from its cache. A hint.
+    fn forget(&self, _range: Range<u64>) {}
+}
+
+/// A disk that is a file of the operating system.
+#[derive(Debug)]
+pub struct FileDisk {
+    file: File,
+    /// False once the file system refused `RWF_DSYNC`.
+    dsync: AtomicBool,
+}
+
+impl FileDisk {
+    /// Takes over an open file.
+    pub fn new(file: File) -> FileDisk {
+        FileDisk {
+            file,
+            dsync: AtomicBool::new(true),
+        }
+    }
+
+    /// One `pwritev2(RWF_DSYNC)` in the usual case. `Ok(false)`: not supported here, nothing was written.
+    fn write_dsync(&self, mut offset: u64, mut data: &[u8]) -> io::Result<bool> {
+        let start = offset;
+        while !data.is_empty() {
+            match pwritev2(&self.file, &[IoSlice::new(data)], offset, ReadWriteFlags::DSYNC) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    data = &data[written..];
+                    offset += written as u64;
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) if offset == start => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(true)
+    }
+}
+
+impl Disk for FileDisk {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(out, offset)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)
+    }
+
+    fn write_durable(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.dsync.load(Ordering::Relaxed) {
+            if self.write_dsync(offset, data)? {
+                return Ok(());
+            }
+            self.dsync.store(false, Ordering::Relaxed);
+        }
+        self.file.write_all_at(data, offset)?;
+        self.file.sync_data()
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn clear(&self, range: Range<u64>) -> io::Result<()> {
+        let length = range.end.saturating_sub(range.start);
+        if length == 0 {
+            return Ok(());
+        }
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        Ok(fallocate(&self.file, flags, range.start, length)?)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn forget(&self, range: Range<u64>) {
+        let length = NonZeroU64::new(range.end.saturating_sub(range.start));
+        // A hint: a file system that does not take it loses nothing.
+        let _ = fadvise(&self.file, range.start, length, Advice::DontNeed);
+    }
+}

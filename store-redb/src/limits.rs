@@ -1,0 +1,85 @@
+//! Every limit of this crate, and the relations between them, checked at compile time.
+
+/// Alignment and padding of records: the unit in which the disk is written.
+pub(crate) const BLOCK_BYTES: u64 = 4096;
+
+/// Where the log region begins: the two header slots. Below lies redb's part of the file.
+pub(crate) const LOG_AT: u64 = 1 << 40;
+
+/// Where the ring begins.
+pub(crate) const RING_AT: u64 = LOG_AT + (1 << 20);
+
+/// A file of this length and more has a log region whose first header was not written yet; see `node_file`.
+pub(crate) const MARKER_AT: u64 = LOG_AT + (1 << 39);
+
+/// The largest ring.
+pub(crate) const RING_BYTES_MAX: u64 = 1 << 38;
+
+/// The smallest ring; only tests use rings this small.
+pub(crate) const RING_BYTES_MIN: u64 = 64 * BLOCK_BYTES;
+
+/// A record is sealed when it has grown past this: larger commits gain nothing and delay those that wait.
+pub(crate) const RECORD_BYTES_SOFT: usize = 1 << 20;
+
+/// The largest record, padding included; in small rings an eighth of the ring.
+pub(crate) const RECORD_BYTES_MAX: u64 = 16 << 20;
+
+/// Entries must be shorter than this, encoded: their length has 24 bits in the index.
+pub(crate) const ENTRY_BYTES_MAX: usize = (1 << 24) - 1;
+
+/// A fetch answers with at most this many entries, whatever its byte limit.
+pub(crate) const FETCH_ENTRIES_MAX: usize = 4096;
+
+/// How far behind a bad record recovery looks for a newer one, which would prove that the bad one is not the torn
+/// tail.
+pub(crate) const LOOKAHEAD_BYTES: u64 = 4 * RECORD_BYTES_MAX;
+
+/// Zeros are written this many bytes at a time when the ring grows.
+pub(crate) const FILL_BYTES: usize = 1 << 20;
+
+/// Values above this many bytes are cut into chunks: redb would round their pages up to a power of two.
+pub(crate) const INLINE_BYTES_MAX: usize = 2048;
+
+/// Bytes of a redb page that one chunk and its key may use, page overhead deducted.
+pub(crate) const CHUNK_ROW_BYTES: usize = 4040;
+
+/// Chunks hold at least this many bytes, however long the key is.
+pub(crate) const CHUNK_BYTES_MIN: usize = 1024;
+
+/// What a memtable entry costs beyond its key and value, in bytes; roughly.
+pub(crate) const MEMTABLE_ENTRY_OVERHEAD: u64 = 64;
+
+/// New proposals are refused when the memtables hold this many times their limit.
+pub(crate) const MEMTABLE_FULL_FACTOR: u64 = 4;
+
+/// Emptied record buffers kept for reuse; larger ones are given back.
+pub(crate) const SPARE_BUFFERS_MAX: usize = 4;
+
+/// Refused part of the ring: one `RESERVE_SHARE`th is kept for hard states and the like.
+pub(crate) const RESERVE_SHARE: u64 = 8;
+
+/// A checkpoint starts when a `CUT_SHARE`th of the ring was written since the last one. Two such intervals are live
+/// at any time (see `checkpoint`), so this leaves half of the ring for what arrives while a checkpoint runs.
+pub(crate) const CUT_SHARE: u64 = 4;
+
+const _: () = assert!(RING_AT.is_multiple_of(BLOCK_BYTES) && RING_AT >= LOG_AT + 2 * BLOCK_BYTES);
+const _: () = assert!(RING_AT + RING_BYTES_MAX <= MARKER_AT);
+const _: () = assert!(
+    RING_BYTES_MAX <= 1 << 40,
+    "ring offsets have 40 bits in the index"
+);
+const _: () = assert!(
+    RECORD_BYTES_MAX <= 1 << 24,
+    "a record's length bounds its entries' lengths"
+);
+const _: () = assert!((RECORD_BYTES_SOFT as u64) < RECORD_BYTES_MAX);
+const _: () = assert!(LOOKAHEAD_BYTES >= 2 * RECORD_BYTES_MAX);
+const _: () = assert!(
+    2 * (RESERVE_SHARE - 1) > 3 * RESERVE_SHARE / 2,
+    "two cut intervals fit below the reserve"
+);
+const _: () = assert!(
+    CUT_SHARE >= 3,
+    "two intervals and the records that arrive during a checkpoint"
+);
+const _: () = assert!(CHUNK_BYTES_MIN < INLINE_BYTES_MAX && INLINE_BYTES_MAX < CHUNK_ROW_BYTES);

@@ -1,0 +1,308 @@
+//! The node file: redb's part and the log region in one sparse file, and the header that holds them together.
+//! It knows where things lie and in which order lengths become durable; not what records or tables mean.
+
+use crate::disk::Disk;
+use crate::error::OpenError;
+use crate::header::{FORMAT, Header, Position, Remembered, Slot};
+use crate::limits::{BLOCK_BYTES, FILL_BYTES, LOG_AT, MARKER_AT, RING_AT};
+use crate::options::{Identity, Options};
+use redb::StorageBackend;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a file turned out to be.
+#[derive(Debug)]
+pub(crate) enum Found {
+    /// Empty: a new node.
+    New,
+    /// A redb file without log region: a node that stopped cleanly.
+    Plain,
+    /// With log region: a running node or one that crashed.
+    Attached(Header),
+}
+
+/// The file of one node.
+#[derive(Debug)]
+pub(crate) struct NodeFile {
+    disk: Arc<dyn Disk>,
+    /// `None` while there is no log region: then redb's part is the whole file.
+    header: Mutex<Option<Header>>,
+    /// Length of redb's part; follows the header.
+    redb_bytes: AtomicU64,
+}
+
+impl NodeFile {
+    /// Looks at a file. A log region whose creation was cut short is removed.
+    pub(crate) fn open(disk: Arc<dyn Disk>) -> Result<(Arc<NodeFile>, Found), OpenError> {
+        // What is read below may sit in a cache only; nobody may act on it before the disk has it.
+        disk.sync()
+            .map_err(|source| io_error("sync the node file", source))?;
+        let found = inspect(&*disk)?;
+        let (header, redb_bytes) = match &found {
+            Found::Attached(header) => (Some(header.clone()), header.redb_bytes),
+            Found::New | Found::Plain => (
+                None,
+                disk.len()
+                    .map_err(|source| io_error("read the node file's length", source))?,
+            ),
+        };
+        let file = NodeFile {
+            disk,
+            header: Mutex::new(header),
+            redb_bytes: AtomicU64::new(redb_bytes),
+        };
+        Ok((Arc::new(file), found))
+    }
+
+    /// Makes a log region. The file's length goes through a marker that holds redb's length, so that a crash before
+    /// the first header is durable loses nothing.
+    pub(crate) fn attach(&self, remembered: &Remembered, options: &Options) -> io::Result<()> {
+        let mut slot = self.lock();
+        assert!(slot.is_none(), "the file has a log region already");
+        let redb_bytes = self.disk.len()?;
+        self.disk.set_len(MARKER_AT + redb_bytes)?;
+        self.disk.sync()?;
+        let header = first_header(remembered, options, redb_bytes);
+        self.disk.write_durable(LOG_AT, &header.encode())?;
+        self.disk.set_len(RING_AT + options.ring_bytes)?;
+        *slot = Some(header);
+        Ok(())
+    }
+
+    /// Makes redb's part empty again: its creation was cut short.
+    pub(crate) fn restart_creation(&self) -> io::Result<()> {
+        self.update(|header| header.redb_bytes = 0)?;
+        self.redb_bytes.store(0, Ordering::Release);
+        self.disk.clear(0..LOG_AT)
+    }
+
+    /// Whatever lies behind redb's part is stale; growth must find zeros.
+    pub(crate) fn clear_hole(&self) -> io::Result<()> {
+        self.disk.clear(self.redb_bytes()..LOG_AT)
+    }
+
+    /// Removes the log region; the rest is a plain redb file. redb must have closed its part.
+    pub(crate) fn detach(&self) -> io::Result<()> {
+        let mut slot = self.lock();
+        self.disk.set_len(self.redb_bytes())?;
+        self.disk.sync()?;
+        *slot = None;
+        Ok(())
+    }
+
+    /// Changes the header durably: into the older of the two slots.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Header)) -> io::Result<()> {
+        let mut slot = self.lock();
+        let header = slot.as_mut().expect("the file has a log region");
+        let mut next = header.clone();
+        change(&mut next);
+        next.version += 1;
+        self.disk
+            .write_durable(LOG_AT + (next.version % 2) * BLOCK_BYTES, &next.encode())?;
+        *header = next;
+        Ok(())
+    }
+
+    /// The header as last made durable.
+    pub(crate) fn header(&self) -> Header {
+        self.lock().clone().expect("the file has a log region")
+    }
+
+    /// Length of redb's part.
+    pub(crate) fn redb_bytes(&self) -> u64 {
+        self.redb_bytes.load(Ordering::Acquire)
+    }
+
+    /// Writes a record durably.
+    pub(crate) fn write_ring(&self, offset: u64, record: &[u8]) -> io::Result<()> {
+        self.disk.write_durable(RING_AT + offset, record)
+    }
+
+    /// Reads a piece of the ring.
+    pub(crate) fn read_ring(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read_at(RING_AT + offset, out)
+    }
+
+    /// Fills the next segment with zeros, so that records there overwrite written extents, and lets the ring use it.
+    /// Returns the ring's bytes that are ready now.
+    pub(crate) fn fill_segment(&self) -> io::Result<u64> {
+        let Header {
+            segment_bytes,
+            segments_ready,
+            segments,
+            ..
+        } = self.header();
+        assert!(
+            segments_ready < segments,
+            "the ring has all of its {segments} segments"
+        );
+        let start = RING_AT + u64::from(segments_ready) * segment_bytes;
+        let zeros = vec![0; FILL_BYTES];
+        let mut done = 0;
+        while done < segment_bytes {
+            let length = (segment_bytes - done).min(FILL_BYTES as u64);
+            self.disk.write_at(
+                start + done,
+                &zeros[..usize::try_from(length).expect("at most FILL_BYTES")],
+            )?;
+            done += length;
+        }
+        self.disk.sync()?;
+        // Written in large pieces, the segment sits in large folios, which make small writes slow.
+        self.disk.forget(start..start + segment_bytes);
+        self.update(|header| header.segments_ready += 1)?;
+        Ok(u64::from(segments_ready + 1) * segment_bytes)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Header>> {
+        self.header.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_attached(&self) -> bool {
+        self.lock().is_some()
+    }
+}
+
+fn first_header(remembered: &Remembered, options: &Options, redb_bytes: u64) -> Header {
+    let segments = options.ring_bytes / options.segment_bytes;
+    Header {
+        version: 0,
+        identity: remembered.identity,
+        file_uuid: remembered.file_uuid,
+        salt: remembered.salt,
+        incarnation: remembered.incarnation,
+        redb_bytes,
+        segment_bytes: options.segment_bytes,
+        segments: u32::try_from(segments).expect("Options::check bounds the segments"),
+        segments_ready: 0,
+        first: Position {
+            offset: 0,
+            sequence: remembered.tail.sequence,
+        },
+    }
+}
+
+/// Finds out what the file is.
+fn inspect(disk: &dyn Disk) -> Result<Found, OpenError> {
+    let length = disk
+        .len()
+        .map_err(|source| io_error("read the node file's length", source))?;
+    if length == 0 {
+        return Ok(Found::New);
+    }
+    if length <= LOG_AT {
+        return Ok(Found::Plain);
+    }
+    if let Some(header) = newest_header(disk, length)? {
+        return Ok(Found::Attached(header));
+    }
+    match length.checked_sub(MARKER_AT) {
+        Some(redb_bytes) => undo_attach(disk, redb_bytes),
+        None => Err(OpenError::Corrupt(
+            "both headers of the log region are unreadable".into(),
+        )),
+    }
+}
+
+fn newest_header(disk: &dyn Disk, length: u64) -> Result<Option<Header>, OpenError> {
+    let mut newest: Option<Header> = None;
+    for at in [LOG_AT, LOG_AT + BLOCK_BYTES] {
+        if at + BLOCK_BYTES > length {
+            break;
+        }
+        let mut block = vec![0; BLOCK_BYTES as usize];
+        disk.read_at(at, &mut block)
+            .map_err(|source| io_error("read the header", source))?;
+        match Slot::decode(&block) {
+            Slot::Valid(header) if newest.as_ref().is_none_or(|old| old.version < header.version) => {
+                newest = Some(header);
+            }
+            Slot::Newer(found) => return Err(OpenError::NewerFormat { found, known: FORMAT }),
+            Slot::Valid(_) | Slot::Blank | Slot::Damaged => {}
+        }
+    }
+    Ok(newest)
+}
+
+/// The first header never became durable: the file goes back to what it was.
+fn undo_attach(disk: &dyn Disk, redb_bytes: u64) -> Result<Found, OpenError> {
+    disk.set_len(redb_bytes)
+        .and_then(|()| disk.sync())
+        .map_err(|source| io_error("remove an unfinished log region", source))?;
+    Ok(if redb_bytes == 0 { Found::New } else { Found::Plain })
+}
+
+/// Compares what a file says with whom it should belong to.
+pub(crate) fn check_identity(found: Identity, expected: Identity) -> Result<(), OpenError> {
+    if found.cluster != expected.cluster {
+        return Err(OpenError::OtherCluster {
+            found: found.cluster.to_string(),
+            expected: expected.cluster.to_string(),
+        });
+    }
+    if found.node != expected.node {
+        return Err(OpenError::OtherNode {
+            found: found.node.0,
+            expected: expected.node.0,
+        });
+    }
+    Ok(())
+}
+
+pub(crate) fn io_error(action: &str, source: io::Error) -> OpenError {
+    OpenError::Io {
+        action: action.to_string(),
+        source,
+    }
+}
+
+/// redb's view of the node file.
+#[derive(Debug)]
+pub(crate) struct RedbPart(pub(crate) Arc<NodeFile>);
+
+impl RedbPart {
+    fn check(&self, offset: u64, length: usize) -> io::Result<()> {
+        match offset.checked_add(length as u64) {
+            Some(end) if end <= self.0.redb_bytes() => Ok(()),
+            _ => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+}
+
+impl StorageBackend for RedbPart {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.redb_bytes())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.check(offset, out.len())?;
+        self.0.disk.read_at(offset, out)
+    }
+
+    /// A longer part is durable in the header before redb uses it; a shorter one before its space is given back.
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let old = self.0.redb_bytes();
+        if !self.0.is_attached() {
+            self.0.disk.set_len(len)?;
+        } else if len >= LOG_AT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        } else {
+            self.0.update(|header| header.redb_bytes = len)?;
+            if len < old {
+                self.0.disk.clear(len..old)?;
+            }
+        }
+        self.0.redb_bytes.store(len, Ordering::Release);
+        Ok(())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.disk.sync()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check(offset, data.len())?;
+        self.0.disk.write_at(offset, data)
+    }
+}

@@ -1,0 +1,1 @@
+//! Real files: locks, identities, formats, and what stock redb makes of them.

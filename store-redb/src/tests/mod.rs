@@ -1,0 +1,7 @@
+//! Tests of the whole crate; each file names its subject.
+
+mod conformance;
+mod crash;
+mod files;
+mod reads;
+mod world;

@@ -1,0 +1,1 @@
+//! Reads merge memtables and redb.
