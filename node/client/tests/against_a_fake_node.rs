@@ -118,40 +118,35 @@ impl FakeNode {
 
     /// None: no answer at all.
     fn answer(&self, number: u64, call: &Call<'_>, connection: &quinn::Connection) -> Option<BytesMut> {
-        let mut data = self.data.lock().expect("not poisoned");
         let mut out = BytesMut::new();
-        let response = match &call.request {
-            Request::Ping => Response::Done,
-            Request::Get {
-                key: Slice(b"drop once"),
-            } if self.connections.load(Ordering::SeqCst) == 1 => {
+        match told_by(&call.request) {
+            Some(b"drop once") if self.connections.load(Ordering::SeqCst) > 1 => {}
+            Some(b"drop" | b"drop once") => {
                 connection.close(1u32.into(), b"told to");
                 return None;
             }
-            Request::Put {
-                key: Slice(b"drop"), ..
-            } => {
-                connection.close(1u32.into(), b"told to");
-                return None;
-            }
-            Request::Get {
-                key: Slice(b"silence"),
-            }
-            | Request::Put {
-                key: Slice(b"silence"),
-                ..
-            } => return None,
-            Request::Get {
-                key: Slice(b"dropped"),
-            }
-            | Request::Put {
-                key: Slice(b"dropped"),
-                ..
-            } => {
+            Some(b"silence") => return None,
+            Some(b"dropped") => {
                 out.extend_from_slice(&[0, 0, 0, 8]);
                 out.extend_from_slice(&number.to_be_bytes());
                 return Some(out);
             }
+            Some(b"nonsense") => {
+                out.extend_from_slice(&[0, 0, 0, 9]);
+                out.extend_from_slice(&number.to_be_bytes());
+                out.extend_from_slice(&[99]);
+                return Some(out);
+            }
+            _ => {}
+        }
+        self.obey(&call.request, |response| response.encode_frame(number, &mut out));
+        Some(out)
+    }
+
+    fn obey(&self, request: &Request<'_>, respond: impl FnOnce(Response<'_>)) {
+        let mut data = self.data.lock().expect("not poisoned");
+        respond(match request {
+            Request::Ping => Response::Done,
             Request::Put {
                 key: Slice(b"refuse"),
                 ..
@@ -160,15 +155,6 @@ impl FakeNode {
                 key: Slice(b"unknown"),
                 ..
             } => Response::Rejected(Rejection::Unknown),
-            Request::Put {
-                key: Slice(b"nonsense"),
-                ..
-            } => {
-                out.extend_from_slice(&[0, 0, 0, 9]);
-                out.extend_from_slice(&number.to_be_bytes());
-                out.extend_from_slice(&[99]);
-                return Some(out);
-            }
             Request::Get { key } => Response::Value(data.get(key.0).map(|v| Versioned {
                 value: Slice(v),
                 version: 1,
@@ -191,9 +177,15 @@ impl FakeNode {
                 }
             }
             other => panic!("not part of these tests: {other:?}"),
-        };
-        response.encode_frame(number, &mut out);
-        Some(out)
+        });
+    }
+}
+
+/// The key of a get or a put, which may tell the node to misbehave.
+fn told_by<'a>(request: &Request<'a>) -> Option<&'a [u8]> {
+    match request {
+        Request::Get { key } | Request::Put { key, .. } => Some(key.0),
+        _ => None,
     }
 }
 
