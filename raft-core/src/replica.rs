@@ -105,6 +105,7 @@ impl Replica {
     ///
     /// Panics when `restored` contradicts itself: a store must not hand out a damaged log.
     pub fn new(id: ReplicaId, restored: Restored, options: Options, seed: u64, now: Instant) -> Replica {
+        options.check().expect("the host checked the options");
         let mut log = Log::new(restored.truncated);
         let mut memberships = Memberships::new(restored.truncated.index, restored.membership);
         for entry in restored.entries {

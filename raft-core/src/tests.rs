@@ -1,5 +1,7 @@
-//! Tests of the whole crate: the scripts under testscripts/, seeded chaos, and a smoke test of the public calls.
+//! Tests of the whole crate: the scripts under testscripts/, seeded chaos, pure parts against models, a smoke test.
 
 mod chaos;
+mod log;
+mod quorum;
 mod scripts;
 mod smoke;

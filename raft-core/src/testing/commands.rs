@@ -202,6 +202,14 @@ fn run_on_links(cluster: &mut Cluster, line: &Line<'_>, verb: &str) -> Result<()
             }
         }
         "links" => show_links(cluster),
+        "cut" => {
+            let words = line.words.iter().skip(1).filter_map(|word| word.split_once("->"));
+            for (from, to) in words {
+                cluster
+                    .cut
+                    .insert((ReplicaId(number(from)?), ReplicaId(number(to)?)));
+            }
+        }
         "partition" => partition(cluster, line)?,
         "heal" => cluster.cut.clear(),
         "stabilize" => stabilize(cluster, &line.chosen(cluster, 1)?),

@@ -249,6 +249,13 @@ impl Chaos {
             return;
         }
         let side = self.rng.next();
+        if side.is_multiple_of(2) {
+            // Any link, each direction for itself: bridges, deaf and mute replicas.
+            let links = ids.iter().flat_map(|from| ids.iter().map(|to| (*from, *to)));
+            let some: Vec<Link> = links.filter(|_| self.rng.next().is_multiple_of(3)).collect();
+            self.cluster.cut.extend(some);
+            return;
+        }
         let far = |id: ReplicaId| side >> id.0 & 1 == 1;
         for from in &ids {
             let others = ids.iter().filter(|to| far(**to) != far(*from));
@@ -330,6 +337,9 @@ fn draw_weights(rng: &mut Rng) -> Vec<(Event, u64)> {
         };
         weights.push((event, weight.max(least)));
     }
+    if rng.next().is_multiple_of(2) {
+        hurry_elections(&mut weights);
+    }
     // A new member of a truncated group needs a snapshot, which is not there yet.
     let truncates = rng.next().is_multiple_of(2);
     weights.retain(|(event, _)| {
@@ -341,6 +351,18 @@ fn draw_weights(rng: &mut Rng) -> Vec<(Event, u64)> {
             }
     });
     weights
+}
+
+/// Terms that last a few events: what is committed under one leader and replaced under the next shows only then.
+fn hurry_elections(weights: &mut [(Event, u64)]) {
+    for (event, weight) in weights {
+        if matches!(
+            event,
+            Event::Crash | Event::Restart | Event::Campaign | Event::Transfer
+        ) {
+            *weight = *weight * 4 + 8;
+        }
+    }
 }
 
 fn run(chaos: &mut Chaos) {
