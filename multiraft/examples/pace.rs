@@ -61,10 +61,13 @@ fn start(network: &MemNetwork, node: u64, groups: u64, seen: Arc<Seen>) -> Host 
         machine: Tally::new(disk.clone()),
         restored: disk.restore(),
     };
-    let options = WorkerOptions {
+    let mut options = WorkerOptions {
         seed: node,
         ..WorkerOptions::default()
     };
+    // On a crowded machine a worker may not run for a while: that must not end a leadership here.
+    options.replica.election_timeout_min = Duration::from_secs(5);
+    options.replica.election_timeout_max = Duration::from_secs(10);
     Host::start(intake, link, vec![parts], &options, seen)
 }
 

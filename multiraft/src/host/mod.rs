@@ -159,10 +159,13 @@ impl Shift {
     /// Turn after turn until the worker is told to stop; asleep while nothing waits and nothing is due.
     fn work<S: RaftStorage, N: RaftNetwork, M: StateMachine>(mut self, mut worker: Worker<S, N, M>) {
         let _guard = AbortOnPanic;
-        while !worker.is_stopped() {
+        loop {
             let turn = worker.turn(&mut self.inbox, &self.clock);
             self.observer.on_turn(self.number, &turn, worker.counters());
             self.watches.publish(&worker);
+            if worker.is_stopped() {
+                break; // before it sleeps: nobody may ever wake it again
+            }
             self.sleep(&turn);
         }
         self.inbox.close();

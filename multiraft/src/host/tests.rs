@@ -140,3 +140,18 @@ fn a_stopped_host_refuses_and_tells_its_watchers() {
     });
     hosts.into_iter().for_each(Host::stop);
 }
+
+#[test]
+fn a_host_without_groups_sleeps_for_good_and_still_stops() {
+    let network = MemNetwork::new();
+    let host = start(&network, 1, 2, 0);
+    let raft = host.raft(GroupId(1));
+    runtime().block_on(async {
+        assert_eq!(
+            raft.read(Bytes::new()).await,
+            Err(Failure::Refused(Refusal::NoSuchGroup))
+        );
+        raft.shutdown().await;
+    });
+    host.stop();
+}
