@@ -74,6 +74,9 @@ pub enum Failure {
     /// The key does not belong to this group any more.
     #[error("the key has moved to another range")]
     WrongRange = 8,
+    /// The answer would be longer than `limits::GET_MANY_BYTES_MAX`.
+    #[error("the answer would be too long: ask for fewer keys")]
+    AnswerTooLong = 9,
 }
 
 impl Failure {
@@ -88,6 +91,7 @@ impl Failure {
             TooLong,
             InvalidLifetime,
             WrongRange,
+            AnswerTooLong,
         ]
         .into_iter()
         .find(|failure| *failure as u8 == code)

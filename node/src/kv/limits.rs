@@ -11,10 +11,13 @@ pub const FLUSH_KEYS_MAX: usize = 4096;
 pub const SCAN_EXAMINED_MAX: u32 = 4096;
 /// Bytes of keys and values after which a scan's page ends.
 pub const SCAN_BYTES_MAX: usize = 1 << 20;
+/// Bytes of values that one `Query::GetMany` returns.
+pub const GET_MANY_BYTES_MAX: usize = 32 << 20;
 /// Longest decimal text taken as a number with a fraction.
 pub const FLOAT_TEXT_MAX: usize = 512;
 /// Largest deadline (milliseconds since 1970): what a signed 64-bit reply can say.
 pub const DEADLINE_MAX: u64 = i64::MAX as u64;
 
 const _: () = assert!(PURGE_KEYS_MAX > 0 && FLUSH_KEYS_MAX > PURGE_KEYS_MAX);
-const _: () = assert!(SCAN_BYTES_MAX as u64 <= VALUE_BYTES_MAX);
+const _: () =
+    assert!(SCAN_BYTES_MAX as u64 <= VALUE_BYTES_MAX && VALUE_BYTES_MAX <= GET_MANY_BYTES_MAX as u64);

@@ -3,7 +3,7 @@
 use super::answer::{self, Failure, Page};
 use super::command::{Slice, Undecodable, decode, encode};
 use super::glob;
-use super::limits::{SCAN_BYTES_MAX, SCAN_EXAMINED_MAX};
+use super::limits::{GET_MANY_BYTES_MAX, SCAN_BYTES_MAX, SCAN_EXAMINED_MAX};
 use super::record::Record;
 use super::span::Span;
 use super::state::{Counters, State, user_key, user_row, user_rows};
@@ -139,7 +139,15 @@ impl<S: State + ?Sized> Reader<'_, S> {
     fn answer(&self, query: &Query<'_>, counters: &Counters) -> Result<Bytes, AdvanceClock> {
         Ok(match query {
             Query::Get { key } => self.row(key.0)?.map_or_else(answer::nil, |(row, _)| row),
-            Query::GetMany { keys } => answer::values(&self.get_many(keys)?),
+            Query::GetMany { keys } => {
+                let values = self.get_many(keys)?;
+                let bytes: usize = values.iter().flatten().map(Bytes::len).sum();
+                if bytes > GET_MANY_BYTES_MAX {
+                    answer::failed(Failure::AnswerTooLong)
+                } else {
+                    answer::values(&values)
+                }
+            }
             Query::Exists { keys } => self.exists(keys)?,
             Query::Length { key } => answer::integer(signed(self.value(key.0)?.len())),
             Query::Range { key, start, end } => {

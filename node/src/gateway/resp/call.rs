@@ -18,17 +18,24 @@ use std::collections::BTreeMap;
 
 /// Why a command is not done: the text of the error reply, its code first.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Refused(pub(super) Cow<'static, str>);
+pub(super) struct Refused(pub(super) Cow<'static, [u8]>);
+
+impl Refused {
+    /// The client's bytes between two texts, as they are.
+    pub(super) fn quoting(before: &str, quoted: &[u8], after: &str) -> Refused {
+        Refused([before.as_bytes(), quoted, after.as_bytes()].concat().into())
+    }
+}
 
 impl From<&'static str> for Refused {
     fn from(text: &'static str) -> Refused {
-        Refused(text.into())
+        Refused(text.as_bytes().into())
     }
 }
 
 impl From<String> for Refused {
     fn from(text: String) -> Refused {
-        Refused(text.into())
+        Refused(text.into_bytes().into())
     }
 }
 
@@ -58,7 +65,7 @@ impl<'a> Call<'a> {
     }
 
     pub(super) fn integer(&self, at: usize) -> Result<i64, Refused> {
-        number::parse(self.argument(at)).ok_or(Refused(NOT_AN_INTEGER.into()))
+        number::parse(self.argument(at)).ok_or(NOT_AN_INTEGER.into())
     }
 
     /// True if this argument is this word, in any case.
@@ -92,9 +99,7 @@ impl<'a> Call<'a> {
     /// A request routed by a key.
     pub(super) fn part(&self, key: &[u8], kind: Kind, payload: Bytes) -> Result<Part, Refused> {
         if payload.len() > PAYLOAD_BYTES_MAX {
-            return Err(Refused(
-                format!("ERR the command is longer than {PAYLOAD_BYTES_MAX} bytes").into(),
-            ));
+            return Err(format!("ERR the command is longer than {PAYLOAD_BYTES_MAX} bytes").into());
         }
         let group = self.node.service.group_of(key);
         Ok(Part {
@@ -144,9 +149,7 @@ impl<'a> Call<'a> {
             return Ok(());
         }
         let name = self.spec.name.to_uppercase();
-        Err(Refused(
-            format!("CROSSRANGE the keys of {name} must share a leading {{tag}}, so that one range holds them all: {{user7}}name, {{user7}}mail").into(),
-        ))
+        Err(format!("CROSSRANGE the keys of {name} must share a leading {{tag}}, so that one range holds them all: {{user7}}name, {{user7}}mail").into())
     }
 
     /// Which subcommand this is.
@@ -158,10 +161,12 @@ impl<'a> Call<'a> {
             .iter()
             .find(|(name, _)| given.eq_ignore_ascii_case(name.as_bytes()));
         let Some((name, arity)) = found else {
-            let given = printable(given, 128);
+            let given = as_c_string(given, 128);
             let name = self.spec.name.to_uppercase();
-            return Err(Refused(
-                format!("ERR unknown subcommand '{given}'. Try {name} HELP.").into(),
+            return Err(Refused::quoting(
+                "ERR unknown subcommand '",
+                given,
+                &format!("'. Try {name} HELP."),
             ));
         };
         if !takes(*arity, self.arguments.len()) {
@@ -173,13 +178,13 @@ impl<'a> Call<'a> {
 
 /// The error for a wrong number of arguments.
 pub(super) fn wrong_arity(name: &str) -> Refused {
-    Refused(format!("ERR wrong number of arguments for '{name}' command").into())
+    format!("ERR wrong number of arguments for '{name}' command").into()
 }
 
 /// Client bytes in an error, cut as a C string of that length would be.
-pub(super) fn printable(bytes: &[u8], length_max: usize) -> String {
-    let bytes = bytes.split(|byte| *byte == 0).next().unwrap_or_default();
-    String::from_utf8_lossy(&bytes[..bytes.len().min(length_max)]).into_owned()
+pub(super) fn as_c_string(bytes: &[u8], length_max: usize) -> &[u8] {
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
+    &bytes[..end.min(length_max)]
 }
 
 /// The key as a slice of the payload that holds it, so that routing does not copy it. Commands begin with two bytes,

@@ -11,10 +11,10 @@ use std::ops::Range;
 
 /// Input after which the stream can not be understood any more: the error is sent, then the connection ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct ProtocolError(pub(super) Cow<'static, str>);
+pub(super) struct ProtocolError(pub(super) Cow<'static, [u8]>);
 
 fn broken<T>(text: &'static str) -> Result<T, ProtocolError> {
-    Err(ProtocolError(Cow::Borrowed(text)))
+    Err(ProtocolError(Cow::Borrowed(text.as_bytes())))
 }
 
 /// The arguments of one command, its name first.
@@ -144,8 +144,8 @@ impl Decoder {
             return Ok(None);
         };
         if buffer[self.at] != b'$' {
-            let found = char::from(buffer[self.at]);
-            return Err(ProtocolError(format!("expected '$', got '{found}'").into()));
+            let error = [b"expected '$', got '", &buffer[self.at..=self.at], b"'"].concat();
+            return Err(ProtocolError(error.into()));
         }
         let length = number::parse(&line[1..]).and_then(|length| usize::try_from(length).ok());
         let Some(length) = length.filter(|length| *length <= BULK_BYTES_MAX) else {
@@ -293,7 +293,7 @@ mod tests {
             loop {
                 match decoder.decode(&buffer, trusted) {
                     Ok(None) => break,
-                    Err(error) => return (commands, Some(error.0.into_owned())),
+                    Err(error) => return (commands, Some(String::from_utf8_lossy(&error.0).into_owned())),
                     Ok(Some(length)) => {
                         let arguments = decoder.arguments(&buffer);
                         commands.push(arguments.iter().map(<[u8]>::to_vec).collect());

@@ -1,6 +1,6 @@
 //! The commands about the connection itself: greeting, authentication, names, leaving.
 
-use super::call::{Call, Outcome, Refused, SYNTAX, printable, wrong_arity};
+use super::call::{Call, Outcome, Refused, SYNTAX, wrong_arity};
 use super::limits::CLIENT_NAME_BYTES_MAX;
 use super::reply::Protocol;
 use super::session::Replies;
@@ -123,8 +123,11 @@ fn hello_options(call: &mut Call<'_>) -> Result<Option<usize>, Refused> {
             name_at = Some(at + 1);
             at += 2;
         } else {
-            let option = printable(call.argument(at), usize::MAX);
-            return Err(format!("ERR Syntax error in HELLO option '{option}'").into());
+            return Err(Refused::quoting(
+                "ERR Syntax error in HELLO option '",
+                call.argument(at),
+                "'",
+            ));
         }
     }
     Ok(name_at)
@@ -228,8 +231,11 @@ fn client_setinfo(call: &mut Call<'_>) -> Result<(), Refused> {
         () if call.is(2, "lib-name") => facts.library = text,
         () if call.is(2, "lib-ver") => facts.library_version = text,
         () => {
-            let option = printable(call.argument(2), usize::MAX);
-            return Err(format!("ERR Unrecognized option '{option}'").into());
+            return Err(Refused::quoting(
+                "ERR Unrecognized option '",
+                call.argument(2),
+                "'",
+            ));
         }
     }
     drop(facts);

@@ -1,6 +1,7 @@
 //! Commands that touch several groups: their parts' answers become one reply. Some parts take several steps.
 //! Each part is atomic, the whole is not.
 
+use super::call::Refused;
 use super::cursors::Cursors;
 use super::limits::GATHERED_BYTES_MAX;
 use super::pipeline::Part;
@@ -13,7 +14,6 @@ use crate::kv::{Answer, Command, Query, Scan, Slice};
 use crate::service::{Kind, RangeRoute, Service, Target};
 use bytes::Bytes;
 use multiraft::{GroupId, Outcome};
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What becomes of the parts' answers.
@@ -125,13 +125,13 @@ impl Gather {
 
     /// Writes the reply.
     pub(super) fn write(self, reply: &mut Reply<'_>, spec: &Spec) {
-        let error: Cow<'static, str> = match self.error {
+        let error: Refused = match self.error {
             None => return self.join.write(reply),
             Some(Problem::Refused(outcome)) => refusal_text(&outcome).into(),
             Some(Problem::Failed(failure)) => failure_text(failure, spec),
             Some(Problem::Other(text)) => text.into(),
         };
-        reply.error(&error);
+        reply.error(&error.0);
     }
 }
 

@@ -1,6 +1,6 @@
 //! The commands on keys of any type: existence, deadlines, walking.
 
-use super::call::{Call, NOT_AN_INTEGER, Outcome, Refused, SYNTAX, printable};
+use super::call::{Call, NOT_AN_INTEGER, Outcome, Refused, SYNTAX, as_c_string};
 use super::gather::{Gather, Join, ScanStep, keys_part, range_of, scan_part};
 use super::limits::SCAN_COUNT_DEFAULT;
 use super::pipeline::Work;
@@ -65,7 +65,7 @@ fn set_deadline(call: &Call<'_>, unit: Unit, lifetime: fn(i64) -> Lifetime) -> O
     let factor = if unit == Unit::Seconds { 1000 } else { 1 };
     let amount = amount
         .checked_mul(factor)
-        .ok_or_else(|| Refused(invalid_expire(call.spec)))?;
+        .ok_or_else(|| invalid_expire(call.spec))?;
     let key = call.argument(1);
     let command = Command::Expire {
         key: Slice(key),
@@ -84,8 +84,8 @@ fn expire_condition(call: &Call<'_>) -> Result<ExpireCondition, Refused> {
             () if call.is(at, "gt") => condition.later = true,
             () if call.is(at, "lt") => condition.earlier = true,
             () => {
-                let option = printable(call.argument(at), usize::MAX);
-                return Err(format!("ERR Unsupported option {option}").into());
+                let option = as_c_string(call.argument(at), usize::MAX);
+                return Err(Refused::quoting("ERR Unsupported option ", option, ""));
             }
         }
     }

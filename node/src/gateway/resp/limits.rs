@@ -15,7 +15,7 @@ pub(super) const ARGUMENTS_MAX_UNAUTHENTICATED: usize = 10;
 /// Bytes of one command with all its arguments.
 pub(super) const COMMAND_BYTES_MAX: usize = 32 << 20;
 /// Bytes of one request to a group.
-pub(super) const PAYLOAD_BYTES_MAX: usize = BULK_BYTES_MAX + (1 << 20);
+pub(super) const PAYLOAD_BYTES_MAX: usize = multiraft::limits::PAYLOAD_BYTES_MAX;
 /// Commands of one connection that wait for their replies; reading stops there.
 pub(super) const PIPELINE_COMMANDS_MAX: usize = 1024;
 /// Bytes of requests of one connection under way; reading stops there.
@@ -41,7 +41,7 @@ pub(super) const SCAN_COUNT_DEFAULT: u32 = 10;
 /// Longest client name or library name.
 pub(super) const CLIENT_NAME_BYTES_MAX: usize = 256;
 
-const _: () = assert!(COMMAND_BYTES_MAX > BULK_BYTES_MAX && PAYLOAD_BYTES_MAX > BULK_BYTES_MAX);
+const _: () = assert!(COMMAND_BYTES_MAX > BULK_BYTES_MAX && PAYLOAD_BYTES_MAX >= BULK_BYTES_MAX);
 const _: () = assert!(COMMAND_BYTES_MAX >= PAYLOAD_BYTES_MAX && PIPELINE_BYTES_MAX >= PAYLOAD_BYTES_MAX);
 const _: () = assert!(GATHERED_BYTES_MAX > BULK_BYTES_MAX && OUTPUT_BYTES_SOFT < GATHERED_BYTES_MAX);
 const _: () = assert!(LINE_BYTES_MAX <= KEPT_BUFFER_BYTES && READ_BYTES <= KEPT_BUFFER_BYTES);

@@ -33,9 +33,9 @@ impl Reply<'_> {
     }
 
     /// `-text`; the text starts with its code. Line breaks become spaces.
-    pub(super) fn error(&mut self, text: &str) {
+    pub(super) fn error(&mut self, text: impl AsRef<[u8]>) {
         self.out.put_u8(b'-');
-        for byte in text.bytes() {
+        for &byte in text.as_ref() {
             self.out
                 .put_u8(if matches!(byte, b'\r' | b'\n') { b' ' } else { byte });
         }

@@ -1,7 +1,7 @@
 //! One client's conversation, without its socket: bytes in, requests and replies out, in order.
 //! The socket, and waiting, are in `connection.rs`; what commands mean is in `*_commands.rs`.
 
-use super::call::{Call, Refused, printable, wrong_arity};
+use super::call::{Call, Refused, as_c_string, wrong_arity};
 use super::codec::{Decoder, ProtocolError};
 use super::limits::{KEPT_BUFFER_BYTES, OUTPUT_BYTES_SOFT};
 use super::pipeline::{Manner, Pipeline, Work};
@@ -135,7 +135,7 @@ impl Session {
             out: &mut self.scratch,
             protocol: self.standing.protocol,
         };
-        reply.error(&format!("ERR Protocol error: {}", error.0));
+        reply.error([b"ERR Protocol error: ", &error.0[..]].concat());
         let silent = self.standing.replies != Replies::On;
         let manner = Manner {
             spec: &UNKNOWN_COMMAND,
@@ -211,16 +211,22 @@ static UNKNOWN_COMMAND: Spec = Spec {
 
 fn unknown_command(call: &mut Call<'_>) -> super::call::Outcome {
     const SHOWN_MAX: usize = 128;
-    let mut shown = String::new();
+    let mut shown = Vec::new();
     for at in 1..call.arguments.len() {
         if shown.len() >= SHOWN_MAX {
             break;
         }
-        let argument = printable(call.argument(at), SHOWN_MAX - shown.len());
-        shown.push_str(&format!("'{argument}' "));
+        let argument = as_c_string(call.argument(at), SHOWN_MAX - shown.len());
+        shown.extend_from_slice(&[b"'", argument, b"' "].concat());
     }
-    let name = printable(call.argument(0), SHOWN_MAX);
-    Err(format!("ERR unknown command '{name}', with args beginning with: {shown}").into())
+    let name = as_c_string(call.argument(0), SHOWN_MAX);
+    let error = [
+        b"ERR unknown command '",
+        name,
+        b"', with args beginning with: ",
+        &shown,
+    ];
+    Err(Refused(error.concat().into()))
 }
 
 /// What holds for every command: arity, authentication, lengths of keys and values.

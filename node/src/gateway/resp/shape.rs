@@ -1,5 +1,6 @@
 //! How a state machine's answer reads as a reply.
 
+use super::call::Refused;
 use super::reply::Reply;
 use super::table::Spec;
 use crate::kv::{Answer, Failure};
@@ -22,7 +23,7 @@ pub(super) enum Shape {
     /// Deadline.
     Deadline(Unit),
     /// This error if the key exists, null otherwise.
-    ErrorIfPresent(Cow<'static, str>),
+    ErrorIfPresent(Cow<'static, [u8]>),
 }
 
 /// Of times in arguments and replies.
@@ -37,7 +38,7 @@ pub(super) enum Unit {
 /// Writes the reply.
 pub(super) fn write_answer(reply: &mut Reply<'_>, spec: &Spec, shape: &Shape, answer: &Answer) {
     match (shape, answer) {
-        (_, Answer::Failed(failure)) => reply.error(&failure_text(*failure, spec)),
+        (_, Answer::Failed(failure)) => reply.error(&failure_text(*failure, spec).0),
         (Shape::Flag, answer) => reply.integer(i64::from(*answer == Answer::Done)),
         (Shape::Ok, _) => reply.ok(),
         (Shape::TypeName, answer) => reply.simple(if exists(answer) { "string" } else { "none" }),
@@ -93,7 +94,7 @@ pub(super) fn refusal_text(outcome: &Outcome) -> &'static str {
 }
 
 /// The error for a command that the state machine refused.
-pub(super) fn failure_text(failure: Failure, spec: &Spec) -> Cow<'static, str> {
+pub(super) fn failure_text(failure: Failure, spec: &Spec) -> Refused {
     match failure {
         Failure::InvalidLifetime => invalid_expire(spec),
         Failure::WrongRange => {
@@ -104,7 +105,7 @@ pub(super) fn failure_text(failure: Failure, spec: &Spec) -> Cow<'static, str> {
 }
 
 /// The error for a lifetime that makes no sense.
-pub(super) fn invalid_expire(spec: &Spec) -> Cow<'static, str> {
+pub(super) fn invalid_expire(spec: &Spec) -> Refused {
     format!("ERR invalid expire time in '{}' command", spec.name).into()
 }
 

@@ -299,7 +299,7 @@ fn positive_lifetime(call: &Call<'_>, at: usize, unit: Unit, absolute: bool) -> 
     let amount = call.integer(at)?;
     let factor = if unit == Unit::Seconds { 1000 } else { 1 };
     match amount.checked_mul(factor).filter(|ms| *ms > 0) {
-        None => Err(Refused(invalid_expire(call.spec))),
+        None => Err(invalid_expire(call.spec)),
         Some(ms) if absolute => Ok(Lifetime::Until(ms)),
         Some(ms) => Ok(Lifetime::After(ms)),
     }
