@@ -20,7 +20,7 @@ pub struct MemoryService {
 }
 
 impl MemoryService {
-    /// Ranges divided at these keys.
+    /// Ranges divided at these keys; none may lie inside a tag.
     pub fn new(splits: &[&[u8]]) -> MemoryService {
         let mut starts = vec![Bytes::new()];
         starts.extend(splits.iter().map(|key| Bytes::copy_from_slice(key)));
