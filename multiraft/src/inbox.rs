@@ -68,7 +68,8 @@ pub struct InboxSender {
 
 /// What a drain found.
 pub struct Drained<'a> {
-    /// By class: storage completions, messages, reads, proposals, control; within a class as they came.
+    /// By class: storage completions, births, messages, reads, proposals, other control; within a class as they came.
+    /// Births come before messages: the first message to a newborn replica may already wait beside its birth.
     pub events: Box<dyn Iterator<Item = Event> + 'a>,
     /// When the first read or proposal among them arrived.
     pub oldest_request: Option<Instant>,
@@ -184,11 +185,11 @@ impl fmt::Debug for Drained<'_> {
 }
 
 /// One queue per class, in the order in which a turn takes them.
-type Classes = [Vec<Event>; 5];
+type Classes = [Vec<Event>; 6];
 
-const MESSAGES: usize = 1;
-const READS: usize = 2;
-const PROPOSALS: usize = 3;
+const MESSAGES: usize = 2;
+const READS: usize = 3;
+const PROPOSALS: usize = 4;
 
 struct Shared {
     queues: Mutex<Queues>,
@@ -260,7 +261,8 @@ fn class_of(event: &Event) -> usize {
         Event::Messages { .. } => MESSAGES,
         Event::Read { .. } => READS,
         Event::Propose { .. } => PROPOSALS,
-        Event::Control(_) => 4,
+        Event::Control(Control::Create(_)) => 1,
+        Event::Control(_) => 5,
     }
 }
 

@@ -184,9 +184,10 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
 
     /// One turn: everything that has already happened goes in, everything that follows goes out. Never blocks.
     ///
-    /// Order matters: completions before messages (an acknowledgement may free a window a message needs), reads before
-    /// proposals (a read never waits for the writes of its own turn), control last. Frames leave and the batch is
-    /// submitted before anything is applied: the network and the disk work while the state machine does.
+    /// Order matters: completions before messages (an acknowledgement may free a window a message needs), births too
+    /// (a message may already wait for the newborn), reads before proposals (a read never waits for the writes of its
+    /// own turn), control last. Frames leave and the batch is submitted before anything is applied: the network and
+    /// the disk work while the state machine does.
     pub fn turn(&mut self, inbox: &mut Inbox, clock: &impl Clock) -> Turn {
         let drained = inbox.drain();
         self.touched.clear();

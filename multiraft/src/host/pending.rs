@@ -75,10 +75,10 @@ impl AnswerSink for Shared {
 impl Future for Pending {
     type Output = Vec<Outcome>;
 
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Vec<Outcome>> {
+    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Vec<Outcome>> {
         let mut state = self.shared.lock();
         if state.missing > 0 {
-            state.waker = Some(context.waker().clone());
+            state.waker = Some(task.waker().clone());
             return Poll::Pending;
         }
         let outcomes = std::mem::take(&mut state.outcomes);

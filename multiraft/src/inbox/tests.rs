@@ -1,8 +1,8 @@
 //! Order by class, bounds, and one wake per sleep.
 
 use super::*;
-use crate::storage::{BatchId, Completion};
-use crate::types::{AnswerSink, GroupId, NodeId, ReplicaId, Term, Ticket};
+use crate::storage::{BatchId, Birth, Completion};
+use crate::types::{AnswerSink, EntryId, GroupId, Membership, NodeId, ReplicaId, Term, Ticket};
 use bytes::Bytes;
 use raft_core::Envelope;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -83,10 +83,18 @@ fn a_drain_takes_everything_by_class() {
     let (mut inbox, sender) = Inbox::new(InboxLimits::default(), Arc::new(SilentBell));
     let answers = Arc::new(Answers::default());
     sender.push(Event::Control(Control::Stop));
-    sender.push_all([propose(&answers), read(&answers), messages(1), durable()]);
+    let birth = Birth {
+        group: GroupId(2),
+        replica: ReplicaId(2),
+        membership: Membership::default(),
+        base: EntryId::ZERO,
+        descriptor: Bytes::new(),
+    };
+    let birth = Event::Control(Control::Create(birth));
+    sender.push_all([propose(&answers), read(&answers), messages(1), birth, durable()]);
     assert!(!inbox.is_empty());
     let classes: Vec<usize> = inbox.drain().events.map(|event| class_of(&event)).collect();
-    assert_eq!(classes, [0, 1, 2, 3, 4]);
+    assert_eq!(classes, [0, 1, 2, 3, 4, 5]);
     assert!(inbox.is_empty());
     assert_eq!(inbox.drain().events.count(), 0);
 }
