@@ -118,7 +118,7 @@ fn frames(one: &Transport, sink: &Sink, size: usize, burst: usize) {
         let entries = one.links()[0].entries;
         if entries.queued_frames + burst > 4096 || entries.queued_bytes > 32 << 20 {
             busy += 1;
-            std::thread::sleep(Duration::from_micros(200));
+            std::thread::sleep(Duration::from_micros(200)); // pace: the lane is full enough
             continue;
         }
         for _ in 0..burst {

@@ -16,6 +16,8 @@ const FOREIGN: &[(&str, &str)] = &[
     ("context", "task::Context"),
     ("context", "Context<'_>"),
     ("context", "PerThreadContext"),
+    ("context", "ExpiredContext"),
+    ("context", "NotValidYetContext"),
     ("epoch", "UNIX_EPOCH"),
 ];
 
