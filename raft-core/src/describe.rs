@@ -1,5 +1,5 @@
-//! The one stable text form of every type: scripts, panics and logs use it, so a change here is a change of every
-//! transcript. Ids are printed by `types.rs`: `r1`, `42@3`.
+//! The one stable text form of every type: scripts, panics and logs use it, so a change here is a change of
+//! every transcript. Ids are printed by `types.rs`: `r1`, `42@3`.
 
 use crate::message::{AppendOutcome, Envelope, Message};
 use crate::ready::{Ignored, LogFetch, LogWrite, ReadGrant, Refused, RoleKind, SnapshotOrder, Status};

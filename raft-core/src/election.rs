@@ -1,8 +1,9 @@
-//! Votes, promises of votes, and who supports whom: pre-vote, vote, stickiness, check-quorum, leadership transfer.
+//! Votes, promises of votes, and who supports whom: pre-vote, vote, stickiness, check-quorum, leadership
+//! transfer.
 //!
-//! A replica that hears its leader supports nobody else (thesis §4.2.3), so a replica that was cut off cannot disturb
-//! a working group; and a leader that does not hear a quorum for an election timeout steps down, so that it
-//! does not hold a part of the group that could elect (openraft #2080).
+//! A replica that hears its leader supports nobody else (thesis §4.2.3), so a replica that was cut off cannot
+//! disturb a working group; and a leader that does not hear a quorum for an election timeout steps down, so
+//! that it does not hold a part of the group that could elect (openraft #2080).
 
 use crate::message::{AppendOutcome, Message};
 use crate::quorum::{self, Outcome};
@@ -131,8 +132,8 @@ impl Replica {
         quorum::agreed(self.memberships.effective(), heard).unwrap_or_default()
     }
 
-    /// A message of an older term: its sender is told ours, if it might go on unaware. Without this answer a replica
-    /// with a higher term would ignore its leader for ever.
+    /// A message of an older term: its sender is told ours, if it might go on unaware. Without this answer a
+    /// replica with a higher term would ignore its leader for ever.
     pub(crate) fn refuse_stale(&mut self, from: ReplicaId, message: &Message) -> Result<(), Ignored> {
         let reply = match message {
             Message::PreVote { .. } => Message::PreVoteReply { granted: false },

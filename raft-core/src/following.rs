@@ -96,8 +96,8 @@ impl Replica {
         }
     }
 
-    /// How many of the first entries are already in our log. An append that ends inside our log proves nothing about
-    /// what follows, so nothing may be cut for it (openraft 9540c904, CCF #5991).
+    /// How many of the first entries are already in our log. An append that ends inside our log proves
+    /// nothing about what follows, so nothing may be cut for it (openraft 9540c904, CCF #5991).
     fn count_known(&self, previous: EntryId, entries: &[Entry]) -> usize {
         let base = self.log.truncated().index;
         let gone = base.0.saturating_sub(previous.index.0);

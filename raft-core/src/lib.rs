@@ -6,53 +6,56 @@
 //!
 //! * **Inputs**: `step` (a message), `tick` (its deadline passed), `propose`, `propose_stamp`, `read`,
 //!   `transfer_leadership`, `campaign`. Messages may be lost, repeated and reordered.
-//! * **Completions**: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`. Each answers an output, in the order
-//!   in which the outputs were given, and none is lost short of a crash.
-//! * **Outputs**: `ready`, `deadline`. After any number of inputs and completions, and before the host waits again, it
-//!   calls `ready` once and carries out what it says. What is decided in one turn is batched: one append per peer, one
-//!   write, one round of heartbeats for all reads. `deadline` says when to call `tick`.
+//! * **Completions**: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`. Each answers an output, in
+//!   the order in which the outputs were given, and none is lost short of a crash.
+//! * **Outputs**: `ready`, `deadline`. After any number of inputs and completions, and before the host waits
+//!   again, it calls `ready` once and carries out what it says. What is decided in one turn is batched: one
+//!   append per peer, one write, one round of heartbeats for all reads. `deadline` says when to call `tick`.
 //! * **Questions**: `status` and the like.
 //!
 //! Time is an argument and never goes back. Equal inputs and an equal seed give equal outputs.
 //!
-//! **Durability is in the types**: a message that asserts something durable is inside the write that makes it so
-//! ([`LogWrite::then_send`]) and leaves after it. Several writes may be on their way at once. Why inputs may share a
-//! write, and what happens when entries of a write in flight are overwritten, is told in `writes.rs`.
+//! **Durability is in the types**: a message that asserts something durable is inside the write that makes it
+//! so ([`LogWrite::then_send`]) and leaves after it. Several writes may be on their way at once. Why inputs
+//! may share a write, and what happens when entries of a write in flight are overwritten, is told in
+//! `writes.rs`.
 //!
 //! # Invariants
 //!
 //! Asserted in release builds at the end of every call (`invariants.rs`) or where the act happens.
 //!
 //! * **I1** One vote per term, durable before it is sent, and before it counts for oneself.
-//! * **I2** Log indexes are contiguous, terms never fall along the log, the last one is at most the current term.
+//! * **I2** Log indexes are contiguous, terms never fall along the log, the last one is at most the current
+//!   term.
 //! * **I3** `truncated <= checkpointed <= applied <= min(committed, durable)`, `committed <= last`.
 //! * **I4** `durable <= submitted <= accepted = last`, of the log as it is now.
 //! * **I5** The commit index never falls and committed entries never change.
 //! * **I6** A leader appends entries of its own term at the end of its log, and overwrites nothing.
 //! * **I7** A leader commits by counting only entries of its own term (Raft §5.4.2).
 //! * **I8** An acknowledgement names only what is durable at its sender, in a term that is durable there too.
-//! * **I9** At most one membership change is in flight, and a joint membership needs both majorities. (The tallies are
-//!   here; proposing changes is not, yet.)
+//! * **I9** At most one membership change is in flight, and a joint membership needs both majorities. (The
+//!   tallies are here; proposing changes is not, yet.)
 //! * **I10** `matched < next` for every peer, and what is in flight to it is bounded.
 //! * **I11** A lease never outlives the quorum's loyalty. (Leases are not here yet.)
-//! * **I12** Only a voter campaigns (of the membership in force, or of the committed one while its removal is not
-//!   committed), and only voters are counted.
+//! * **I12** Only a voter campaigns (of the membership in force, or of the committed one while its removal is
+//!   not committed), and only voters are counted.
 //!
 //! # Where we differ from the paper, and why
 //!
-//! * Pre-vote, check-quorum and loyalty to a leader in contact are always on: a group must neither be disturbed by a
-//!   replica that returns nor be held by a leader that reaches nobody.
-//! * `campaign` skips the pre-vote: it is for founding a group and for tests, and a transfer's target does the same.
-//! * Moving the commit index sends nothing: it rides on the next append or heartbeat. A follower may learn of a commit
-//!   a heartbeat interval later, and a write costs a third fewer messages.
-//! * An append is not resent on a timer. The peer's answers to heartbeats say how far it is; a peer that does not answer
-//!   gets heartbeats and no copies of the log.
+//! * Pre-vote, check-quorum and loyalty to a leader in contact are always on: a group must neither be
+//!   disturbed by a replica that returns nor be held by a leader that reaches nobody.
+//! * `campaign` skips the pre-vote: it is for founding a group and for tests, and a transfer's target does
+//!   the same.
+//! * Moving the commit index sends nothing: it rides on the next append or heartbeat. A follower may learn of
+//!   a commit a heartbeat interval later, and a write costs a third fewer messages.
+//! * An append is not resent on a timer. The peer's answers to heartbeats say how far it is; a peer that does
+//!   not answer gets heartbeats and no copies of the log.
 //! * A follower whose entries were truncated here is not an error: the host is told to send a snapshot.
 //!
 //! # What is missing
 //!
-//! Proposing membership changes, snapshot completion events, leases, node-level liveness (an idle group still exchanges
-//! heartbeats).
+//! Proposing membership changes, snapshot completion events, leases, node-level liveness (an idle group still
+//! exchanges heartbeats).
 
 mod describe;
 mod election;

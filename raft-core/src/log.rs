@@ -183,8 +183,8 @@ impl Log {
         self.slice(first, Index(first.0 + count as u64 - 1))
     }
 
-    /// The last entry at or before `at.index` whose term is at most `at.term`: where two logs may still agree.
-    /// Below the base nothing is known and the question itself is returned.
+    /// The last entry at or before `at.index` whose term is at most `at.term`: where two logs may still
+    /// agree. Below the base nothing is known and the question itself is returned.
     pub(crate) fn last_not_after(&self, at: EntryId) -> EntryId {
         if at.index < self.truncated.index {
             return at;

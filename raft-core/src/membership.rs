@@ -1,5 +1,6 @@
-//! Which membership is in force: the last one in the log, committed or not (Raft §6), rolled back with the log.
-//! Changing memberships safely (joint steps, checks) is not here yet; tallies over them are in `quorum.rs`.
+//! Which membership is in force: the last one in the log, committed or not (Raft §6), rolled back with the
+//! log. Changing memberships safely (joint steps, checks) is not here yet; tallies over them are in
+//! `quorum.rs`.
 
 use crate::types::{Entry, Index, Membership, Payload};
 

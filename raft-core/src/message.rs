@@ -10,7 +10,8 @@ pub struct Envelope {
     pub from: ReplicaId,
     /// The replica it is for.
     pub to: ReplicaId,
-    /// The sender's term. In `PreVote` and in a granted `PreVoteReply`: the term the candidate would campaign in.
+    /// The sender's term. In `PreVote` and in a granted `PreVoteReply`: the term the candidate would campaign
+    /// in.
     pub term: Term,
     /// What is said.
     pub message: Message,

@@ -5,7 +5,8 @@ use std::time::Duration;
 /// How a replica behaves. All replicas of a group should agree on the timeouts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Shortest silence after which a follower asks for votes. Also how long it stays loyal to a leader it heard.
+    /// Shortest silence after which a follower asks for votes. Also how long it stays loyal to a leader it
+    /// heard.
     pub election_timeout_min: Duration,
     /// Longest; each wait is drawn from `min..max` (Raft §5.2).
     pub election_timeout_max: Duration,

@@ -200,9 +200,9 @@ impl Peer {
         self.fetching = None;
     }
 
-    /// It answered a heartbeat, saying that it holds our log up to `matched`. If what we sent since seems lost,
-    /// sends it again. Messages are never resent to a peer that does not answer heartbeats.
-    /// A probe, which is all that is in flight, is repeated after a heartbeat interval. Going back from pipelining is
+    /// It answered a heartbeat, saying that it holds our log up to `matched`. If what we sent since seems
+    /// lost, sends it again. Messages are never resent to a peer that does not answer heartbeats. A probe,
+    /// which is all that is in flight, is repeated after a heartbeat interval. Going back from pipelining is
     /// dear and a slow disk looks the same from here (a gap does not: it is rejected), so that takes longer.
     pub(crate) fn recover_lost(&mut self, now: Instant, matched: Index, options: &Options) {
         let is_lost = |since: Instant, patience: Duration| now - since >= patience;

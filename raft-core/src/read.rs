@@ -1,5 +1,5 @@
-//! Linearizable reads without a log entry (thesis §6.4, "ReadIndex"): a read may be served from the state at the
-//! commit index of its arrival, once a round of heartbeats that left after it was answered by a quorum.
+//! Linearizable reads without a log entry (thesis §6.4, "ReadIndex"): a read may be served from the state at
+//! the commit index of its arrival, once a round of heartbeats that left after it was answered by a quorum.
 //! All reads that wait join the next round; one round is in flight at a time.
 
 use crate::ready::ReadGrant;

@@ -1,5 +1,5 @@
-//! The outputs: everything a replica asks of its host.
-//! Rule: after any number of inputs, and before the host waits again, call `ready` once and carry out what it says.
+//! The outputs: everything a replica asks of its host. Rule: after any number of inputs, and before the host
+//! waits again, call `ready` once and carry out what it says.
 
 use crate::message::Envelope;
 use crate::types::{Entry, EntryId, HardState, Index, Membership, ReadId, ReplicaId, Stamp, Term, WriteId};
@@ -29,6 +29,21 @@ pub struct Ready {
     pub leadership: Option<LeadershipChange>,
 }
 
+impl Ready {
+    /// True when there is nothing to carry out.
+    pub fn is_empty(&self) -> bool {
+        self.messages.is_empty()
+            && self.write.is_none()
+            && self.committed.is_empty()
+            && self.reads.is_empty()
+            && self.reads_refused.is_empty()
+            && self.fetch.is_empty()
+            && self.snapshots.is_empty()
+            && self.truncate.is_none()
+            && self.leadership.is_none()
+    }
+}
+
 /// A write and the messages that may leave only after it.
 #[derive(Debug, Default)]
 pub struct LogWrite {
@@ -44,7 +59,8 @@ pub struct LogWrite {
     pub then_send: Vec<Envelope>,
 }
 
-/// A read may be served once `applied >= index`. Leadership was confirmed after the read arrived (thesis §6.4).
+/// A read may be served once `applied >= index`. Leadership was confirmed after the read arrived (thesis
+/// §6.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReadGrant {
     /// The host's name for the batch of reads.

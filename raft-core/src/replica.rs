@@ -171,8 +171,8 @@ impl Replica {
         self.check_invariants();
     }
 
-    /// Campaigns now, without waiting for the election timeout and without asking first. For a group that is known to
-    /// have no leader, as when it is founded. A leader and a non-voter do nothing.
+    /// Campaigns now, without waiting for the election timeout and without asking first. For a group that is
+    /// known to have no leader, as when it is founded. A leader and a non-voter do nothing.
     pub fn campaign(&mut self, now: Instant) {
         self.advance_clock(now);
         if self.may_campaign() && !self.is_leader() {
@@ -181,8 +181,8 @@ impl Replica {
         self.check_invariants();
     }
 
-    /// Appends one command per payload. They are decided when they come out of `Ready.committed` with this term and index;
-    /// when leadership is lost before, their outcome is unknown.
+    /// Appends one command per payload. They are decided when they come out of `Ready.committed` with this
+    /// term and index; when leadership is lost before, their outcome is unknown.
     pub fn propose(
         &mut self,
         now: Instant,
@@ -218,7 +218,8 @@ impl Replica {
         Ok(())
     }
 
-    /// Hands leadership to `target`, a voter: proposals are refused until it leads or an election timeout has passed.
+    /// Hands leadership to `target`, a voter: proposals are refused until it leads or an election timeout has
+    /// passed.
     pub fn transfer_leadership(&mut self, now: Instant, target: ReplicaId) -> Result<(), Refused> {
         self.advance_clock(now);
         let result = self.begin_transfer(target);
@@ -268,8 +269,8 @@ impl Replica {
 
     // Outputs.
 
-    /// Everything decided since the last call. After any number of inputs, and before the host waits: call it once and
-    /// carry out what it says.
+    /// Everything decided since the last call. After any number of inputs, and before the host waits: call it
+    /// once and carry out what it says.
     pub fn ready(&mut self) -> Ready {
         self.start_reads();
         self.send_appends();
@@ -408,8 +409,8 @@ impl Replica {
         }
     }
 
-    /// Somebody is in a later term: so are we now, unless it is a campaign against a leader that we hear. Only the leader
-    /// itself may lift that loyalty, and only for the next term.
+    /// Somebody is in a later term: so are we now, unless it is a campaign against a leader that we hear.
+    /// Only the leader itself may lift that loyalty, and only for the next term.
     fn enter_later_term(&mut self, from: ReplicaId, term: Term, message: &Message) -> Result<(), Ignored> {
         let leader = match message {
             Message::Vote { transfer, .. } => {
@@ -439,8 +440,9 @@ impl Replica {
 
 /// Parts that the rooms share.
 impl Replica {
-    /// A voter may, and so may a replica whose removal is not committed yet: it may be the only one whose log is long
-    /// enough to win, and nobody could lead otherwise (openraft #2091). Its own vote does not count then.
+    /// A voter may, and so may a replica whose removal is not committed yet: it may be the only one whose log
+    /// is long enough to win, and nobody could lead otherwise (openraft #2091). Its own vote does not count
+    /// then.
     pub(crate) fn may_campaign(&self) -> bool {
         let committed = self.memberships.at(self.marks.commit);
         self.memberships.effective().is_voter(self.id) || committed.is_voter(self.id)
@@ -556,7 +558,8 @@ impl Replica {
         Some(point)
     }
 
-    /// Bounds the memory of the tail: what is applied may be fetched again. Peers that are reading it get some grace.
+    /// Bounds the memory of the tail: what is applied may be fetched again. Peers that are reading it get
+    /// some grace.
     fn evict(&mut self) {
         let bytes_max = self.options.tail_bytes_max as u64;
         if self.log.bytes_in_memory() <= bytes_max {

@@ -1,6 +1,6 @@
-//! The leader's side of replication: appending, sending, handling answers, advancing commit, contacting peers.
-//! Sends are decided once per `ready`, so that everything proposed in one turn shares one append per peer.
-//! The commit index travels with the next append or heartbeat; moving it causes no message of its own.
+//! The leader's side of replication: appending, sending, handling answers, advancing commit, contacting
+//! peers. Sends are decided once per `ready`, so that everything proposed in one turn shares one append per
+//! peer. The commit index travels with the next append or heartbeat; moving it causes no message of its own.
 
 use crate::message::{Envelope, Message};
 use crate::options::Options;
@@ -127,7 +127,8 @@ impl Replica {
         Ok(())
     }
 
-    /// An answer to us as the leader of this term: from whom, and whatever it says, something may be sendable now.
+    /// An answer to us as the leader of this term: from whom, and whatever it says, something may be sendable
+    /// now.
     fn hear(&mut self, from: ReplicaId) -> Result<(&mut Peer, &Options), Ignored> {
         let Role::Leader(leader) = &mut self.role else {
             return Err(Ignored::StaleReply);
@@ -138,8 +139,8 @@ impl Replica {
         Ok((peer, &self.options))
     }
 
-    /// Commits what a quorum holds durably, our own copy included once it is. Only entries of this term are counted;
-    /// older ones are committed by what follows them (Raft §5.4.2, I7).
+    /// Commits what a quorum holds durably, our own copy included once it is. Only entries of this term are
+    /// counted; older ones are committed by what follows them (Raft §5.4.2, I7).
     pub(crate) fn advance_commit(&mut self) {
         self.advance_replicated();
         let Role::Leader(leader) = &self.role else { return };
@@ -188,7 +189,8 @@ impl Replica {
         }
     }
 
-    /// The leader's periodic work: is the quorum still there, did a transfer fail, did a snapshot arrive; contact all.
+    /// The leader's periodic work: is the quorum still there, did a transfer fail, did a snapshot arrive;
+    /// contact all.
     pub(crate) fn tick_leader(&mut self) {
         if self.quorum_contact() + self.options.election_timeout_max <= self.now {
             self.become_follower(self.hard.term, None);
@@ -309,8 +311,8 @@ impl Replica {
         self.send(to, message);
     }
 
-    /// Cold entries for `peer` arrived. They are sent only if they still are our log and still are what it needs:
-    /// both may have changed since they were asked for.
+    /// Cold entries for `peer` arrived. They are sent only if they still are our log and still are what it
+    /// needs: both may have changed since they were asked for.
     pub(crate) fn send_fetched(&mut self, peer: ReplicaId, entries: Vec<Entry>) {
         let Role::Leader(leader) = &mut self.role else {
             return;

@@ -1,12 +1,12 @@
-//! What a replica is at the moment, and the state that only that role has. Transitions go through `become_*` here;
-//! each resets what the role before owned.
+//! What a replica is at the moment, and the state that only that role has. Transitions go through `become_*`
+//! here; each resets what the role before owned.
 //!
 //! ```text
 //!                  timeout              quorum would vote           quorum voted
 //!   Follower ---------------> PreCandidate -----------> Candidate ---------------> Leader
 //!      ^                           |                        |                         |
 //!      +---------------------------+------------------------+-------------------------+
-//!        a leader is heard, a higher term is seen, the campaign is lost, or (Leader) the quorum is out of contact
+//!     a leader is heard, a higher term is seen, the campaign is lost, or the quorum is out of contact
 //! ```
 
 use crate::message::Message;
@@ -158,7 +158,8 @@ impl Replica {
         self.conclude_campaign();
     }
 
-    /// Campaigns in the next term. Nothing leaves, and our own vote does not count, before the vote is durable (I1).
+    /// Campaigns in the next term. Nothing leaves, and our own vote does not count, before the vote is
+    /// durable (I1).
     pub(crate) fn become_candidate(&mut self, transfer: bool) {
         assert!(!self.is_leader(), "a leader does not campaign");
         self.enter_term(self.hard.term.next(), Some(self.id));

@@ -1,6 +1,8 @@
-//! Tests of the whole crate: the scripts under testscripts/, seeded chaos, pure parts against models, a smoke test.
+//! Tests of the whole crate: the scripts under testscripts/, seeded chaos, pure parts against models, a smoke
+//! test.
 
 mod chaos;
+mod following;
 mod log;
 mod quorum;
 mod scripts;

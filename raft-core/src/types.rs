@@ -35,10 +35,12 @@ impl Index {
     }
 }
 
-/// Names an entry: no two different entries of a group ever share one (Raft §5.3). Printed `42@3`: index 42 of term 3.
+/// Names an entry: no two different entries of a group ever share one (Raft §5.3). Printed `42@3`: index 42
+/// of term 3.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct EntryId {
-    /// The term of the leader that proposed it. Compared first: ordering is Raft's "more up to date" (§5.4.1).
+    /// The term of the leader that proposed it. Compared first: ordering is Raft's "more up to date"
+    /// (§5.4.1).
     pub term: Term,
     /// Its position.
     pub index: Index,
@@ -68,7 +70,8 @@ pub struct ReplicaId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeId(pub u64);
 
-/// A point on the host's monotonic clock, in nanoseconds since an arbitrary start. This crate never reads a clock.
+/// A point on the host's monotonic clock, in nanoseconds since an arbitrary start. This crate never reads a
+/// clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Instant(pub u64);
 
@@ -106,7 +109,8 @@ pub struct Entry {
 /// What an entry carries.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// Nothing: a new leader's first entry, which lets it commit its predecessors' entries (Raft §8), or a pure stamp.
+    /// Nothing: a new leader's first entry, which lets it commit its predecessors' entries (Raft §8), or a
+    /// pure stamp.
     Noop(Stamp),
     /// Opaque bytes for the state machine, with the stamp of the leader that proposed them.
     Command(Stamp, Bytes),
@@ -126,7 +130,8 @@ impl Entry {
     }
 }
 
-/// Who is in the group. Simple when `outgoing` is empty, joint otherwise (Raft §6): then both halves must agree.
+/// Who is in the group. Simple when `outgoing` is empty, joint otherwise (Raft §6): then both halves must
+/// agree.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
     /// The voters of the (incoming) configuration.
@@ -183,7 +188,8 @@ pub struct WriteId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ReadId(pub u64);
 
-/// Numbers a leader's rounds of contact (heartbeats that confirm leadership for reads). Never reused within a term.
+/// Numbers a leader's rounds of contact (heartbeats that confirm leadership for reads). Never reused within a
+/// term.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Round(pub u64);
 

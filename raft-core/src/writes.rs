@@ -1,18 +1,21 @@
-//! Which part of the log and of the hard state is durable: the writes handed to the host and not yet completed.
-//! It keeps `durable <= submitted <= last` (I4) true of *the log as it is now*, also when entries of a write that
-//! is still on its way to the disk are overwritten.
+//! Which part of the log and of the hard state is durable: the writes handed to the host and not yet
+//! completed. It keeps `durable <= submitted <= last` (I4) true of *the log as it is now*, also when entries
+//! of a write that is still on its way to the disk are overwritten.
 //!
-//! The ABA story. (1) Entry 5@2 is in write 1, in flight. (2) A leader of term 3 replaces it by 5@3, in write 2.
-//! (3) Write 1 completes. Index 5 is on the disk, but it is 5@2, and saying "5 is durable" would acknowledge an
-//! entry that a crash now would lose. So cutting the log clips what every write in flight covers: write 1 now
-//! covers only up to 4, and 5 becomes durable with write 2.
-//! See testscripts/durability/an_overwritten_write_in_flight_does_not_acknowledge_its_successor.txt.
+//! The ABA story. (1) Entry 5@2 is in write 1, in flight. (2) A leader of term 3 replaces it by 5@3, in write
+//! 2. (3) Write 1 completes. Index 5 is on the disk, but it is 5@2, and saying "5 is durable" would
+//! acknowledge an entry that a crash now would lose. So cutting the log clips what every write in flight
+//! covers: write 1 now covers only up to 4, and 5 becomes durable with write 2. See
+//! testscripts/durability/an_overwritten_write_in_flight_does_not_acknowledge_its_successor.txt.
 //!
-//! Several inputs may come before one `ready`, and they share one write. Why that is safe: what a write says is the
-//! *state* after all of them, and each message in `then_send` needs only that state or a later one to be durable.
-//! * Two appends of one term: the later acknowledgement covers the earlier, both are true once all entries are there.
+//! Several inputs may come before one `ready`, and they share one write. Why that is safe: what a write says
+//! is the *state* after all of them, and each message in `then_send` needs only that state or a later one to
+//! be durable.
+//! * Two appends of one term: the later acknowledgement covers the earlier, both are true once all entries
+//!   are there.
 //! * A truncating append after an append: a truncation comes only with a newer term, and a newer term removes
-//!   every message of older terms that has not been taken (`forget_older_terms`), so nothing acknowledges the entries lost.
+//!   every message of older terms that has not been taken (`forget_older_terms`), so nothing acknowledges the
+//!   entries lost.
 //! * Votes in two terms: the same rule removes the older grant; its candidate is outrun anyway.
 
 use crate::log::Log;
@@ -77,7 +80,8 @@ impl Writes {
         hard_state != self.hard_submitted || last > self.submitted || !self.then_send.is_empty()
     }
 
-    /// Queues a message that asserts what the next write makes durable. A newer acknowledgement replaces an older.
+    /// Queues a message that asserts what the next write makes durable. A newer acknowledgement replaces an
+    /// older.
     pub(crate) fn send_after(&mut self, envelope: Envelope) {
         if let Message::AppendReply(AppendOutcome::Matched { index }) = envelope.message
             && let Some(older) = self.queued_acknowledgement(envelope.to)

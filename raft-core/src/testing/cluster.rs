@@ -1,5 +1,5 @@
-//! Replicas, their disks, and the links between them. Every public call is one event: it is followed by `ready`, its outputs are
-//! carried out and told to the transcript, and the global rules are checked.
+//! Replicas, their disks, and the links between them. Every public call is one event: it is followed by
+//! `ready`, its outputs are carried out and told to the transcript, and the global rules are checked.
 
 use super::checker::Checker;
 use super::host::{Disk, Host};
@@ -360,11 +360,24 @@ impl Cluster {
             .filter(|replica| replica.has_ready())
         {
             let ready = replica.ready();
+            assert!(!ready.is_empty(), "{id} has outputs, and then has none");
             self.carry_out(id, ready);
         }
+        self.check_nothing_left(id);
         let host = &self.hosts[&id];
         let leader = host.replica.as_ref().and_then(Replica::leader);
         assert_eq!(host.leader, leader, "{id} did not report who leads");
+    }
+
+    /// `has_ready` forgets nothing. A copy is asked, so only scripts can afford it.
+    fn check_nothing_left(&self, id: ReplicaId) {
+        if self.transcript.is_some() {
+            let left = self.replica(id).map(|replica| replica.clone().ready());
+            assert!(
+                left.is_none_or(|left| left.is_empty()),
+                "{id} has outputs and says it has none"
+            );
+        }
     }
 
     fn carry_out(&mut self, id: ReplicaId, ready: Ready) {

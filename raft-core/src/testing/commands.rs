@@ -331,8 +331,8 @@ fn links(cluster: &Cluster, line: &Line<'_>) -> Result<Vec<Link>, String> {
     Ok(chosen)
 }
 
-/// Does something with messages that are on their way now: all of the chosen links, or the first `count` of each, or
-/// only the one `at` a position (1: the oldest; `last`).
+/// Does something with messages that are on their way now: all of the chosen links, or the first `count` of
+/// each, or only the one `at` a position (1: the oldest; `last`).
 fn on_messages(
     cluster: &mut Cluster,
     line: &Line<'_>,

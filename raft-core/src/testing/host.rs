@@ -1,5 +1,5 @@
-//! One replica with a disk: what is written is lost in a crash unless it was synced, what is applied unless it was
-//! checkpointed. No fault of a disk is simulated here; that is the simulator's work.
+//! One replica with a disk: what is written is lost in a crash unless it was synced, what is applied unless
+//! it was checkpointed. No fault of a disk is simulated here; that is the simulator's work.
 
 use crate::{
     Entry, EntryId, HardState, Index, Instant, LogWrite, Membership, Options, Payload, Replica, ReplicaId,

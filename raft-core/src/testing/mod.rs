@@ -1,5 +1,5 @@
-//! A cluster of replicas in one process, for tests: disks that sync when told, links that lose and reorder, and a script
-//! language over them (see testscripts/README.md). Global safety is checked after every event.
+//! A cluster of replicas in one process, for tests: disks that sync when told, links that lose and reorder,
+//! and a script language over them (see testscripts/README.md). Global safety is checked after every event.
 //! Never compiled into a binary.
 
 mod checker;

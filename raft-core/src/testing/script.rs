@@ -1,5 +1,5 @@
-//! Golden scripts: blocks of commands, each followed by `---` and what happened. A script passes when running its
-//! commands gives the same text again.
+//! Golden scripts: blocks of commands, each followed by `---` and what happened. A script passes when running
+//! its commands gives the same text again.
 
 use super::commands::run_block;
 use std::fs;
@@ -38,8 +38,8 @@ pub fn run_script(script: &str) -> Result<String, String> {
     Ok(output)
 }
 
-/// Runs every script below `directory`; returns how many. With UPDATE_GOLDENFILES=1 it rewrites those that differ,
-/// otherwise the first difference of each is reported and it panics.
+/// Runs every script below `directory`; returns how many. With UPDATE_GOLDENFILES=1 it rewrites those that
+/// differ, otherwise the first difference of each is reported and it panics.
 pub fn verify_scripts(directory: &Path) -> usize {
     let update = std::env::var_os("UPDATE_GOLDENFILES").is_some();
     let mut failures = Vec::new();

@@ -1,6 +1,6 @@
-//! Seeded chaos: a few replicas under loss, reordering, duplication, crashes and partial syncs, with the rules over all
-//! replicas checked after every event (`testing::Checker`) and I1..I8 inside each replica. At the end everything is
-//! healed and the group must work again.
+//! Seeded chaos: a few replicas under loss, reordering, duplication, crashes and partial syncs, with the
+//! rules over all replicas checked after every event (`testing::Checker`) and I1..I8 inside each replica. At
+//! the end everything is healed and the group must work again.
 //!
 //! Each seed draws how likely each fault is, some not at all: a run where everything happens equally often
 //! sees little of the rare paths. A failing seed prints the end of its transcript.
@@ -18,7 +18,7 @@ const STEPS: usize = 2_500;
 const TRANSCRIPT_LINES: usize = 120;
 
 /// What can happen, each with the greatest weight that a seed may draw for it.
-const EVENTS: [(Event, u64); 18] = [
+const EVENTS: [(Event, u64); 19] = [
     (Event::Deliver, 400),
     (Event::DeliverLate, 60),
     (Event::Lose, 40),
@@ -37,6 +37,7 @@ const EVENTS: [(Event, u64); 18] = [
     (Event::Fetched, 60),
     (Event::Partition, 4),
     (Event::Change, 10),
+    (Event::Hold, 120),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,8 @@ enum Event {
     Fetched,
     Partition,
     Change,
+    /// Several inputs share one `ready`.
+    Hold,
 }
 
 /// One seed's run.
@@ -230,6 +233,10 @@ impl Chaos {
             Event::Tick => self.cluster.tick(id),
             Event::Crash => self.cluster.crash(id),
             Event::Campaign => self.cluster.campaign(id),
+            Event::Hold if self.cluster.held.contains(&id) => self.cluster.release(id),
+            Event::Hold => {
+                self.cluster.held.insert(id);
+            }
             Event::Apply => {
                 let count = 1 + self.below(4);
                 self.cluster.apply(id, count);
@@ -263,11 +270,13 @@ impl Chaos {
         }
     }
 
-    /// Heals everything; then a command must become committed on all members within a few seconds of their time.
+    /// Heals everything; then a command must become committed on all members within a few seconds of their
+    /// time.
     fn recover(&mut self) {
         self.cluster.cut.clear();
         let ids: Vec<ReplicaId> = self.cluster.hosts.keys().copied().collect();
         for id in &ids {
+            self.cluster.release(*id);
             if self.cluster.replica(*id).is_none() {
                 self.cluster.restart(*id);
             }
@@ -353,7 +362,8 @@ fn draw_weights(rng: &mut Rng) -> Vec<(Event, u64)> {
     weights
 }
 
-/// Terms that last a few events: what is committed under one leader and replaced under the next shows only then.
+/// Terms that last a few events: what is committed under one leader and replaced under the next shows only
+/// then.
 fn hurry_elections(weights: &mut [(Event, u64)]) {
     for (event, weight) in weights {
         if matches!(

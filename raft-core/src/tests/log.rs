@@ -1,5 +1,5 @@
-//! The log against a plain list of entries: random appends, cuts, truncations and evictions, every question asked
-//! after each.
+//! The log against a plain list of entries: random appends, cuts, truncations and evictions, every question
+//! asked after each.
 
 use crate::log::Log;
 use crate::rng::Rng;

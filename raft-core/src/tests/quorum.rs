@@ -1,5 +1,5 @@
-//! Majorities against their definition: exhaustively for five replicas in every simple and joint membership, by
-//! property for many voters.
+//! Majorities against their definition: exhaustively for five replicas in every simple and joint membership,
+//! by property for many voters.
 
 use crate::quorum::{Outcome, agreed, is_sole_voter, majority, outcome};
 use crate::{Membership, ReplicaId};

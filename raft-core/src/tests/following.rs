@@ -1,0 +1,125 @@
+//! A follower against messages that our own leader does not send today, but a leader may: what it is told about commit is
+//! capped by what the same leader has matched, and what it cannot check it refuses.
+
+use crate::{
+    AppendOutcome, Entry, EntryId, Envelope, HardState, Ignored, Index, Instant, Membership, Message, NodeId,
+    Options, Payload, Replica, ReplicaId, Restored, Round, Stamp, Term,
+};
+
+fn entries(terms: &[u64]) -> Vec<Entry> {
+    let numbered = terms.iter().zip(1..);
+    let entry = |(term, index): (&u64, u64)| Entry {
+        id: EntryId::new(*term, index),
+        payload: Payload::Noop(Stamp(0)),
+    };
+    numbered.map(entry).collect()
+}
+
+/// Replica 2 of three, with a durable log of these terms.
+fn follower(terms: &[u64]) -> Replica {
+    let restored = Restored {
+        hard_state: HardState {
+            term: Term(*terms.last().unwrap()),
+            vote: None,
+        },
+        membership: Membership::of_voters((1..=3).map(|id| (ReplicaId(id), NodeId(id)))),
+        entries: entries(terms),
+        ..Restored::default()
+    };
+    Replica::new(ReplicaId(2), restored, Options::default(), 0, Instant(0))
+}
+
+fn tell(replica: &mut Replica, from: u64, term: u64, message: Message) -> Result<(), Ignored> {
+    let envelope = Envelope {
+        from: ReplicaId(from),
+        to: ReplicaId(2),
+        term: Term(term),
+        message,
+    };
+    replica.step(Instant(1), envelope)
+}
+
+fn append(previous: EntryId, entries: Vec<Entry>, commit: u64) -> Message {
+    Message::Append {
+        previous,
+        entries,
+        commit: Index(commit),
+        replicated: Index(0),
+    }
+}
+
+#[test]
+fn an_append_commits_at_most_what_it_matched() {
+    let mut replica = follower(&[1, 1, 1, 1]);
+    let known = entries(&[1, 1])[1..].to_vec();
+    tell(&mut replica, 1, 2, append(EntryId::new(1, 1), known, 4)).unwrap();
+    // 3@1 and 4@1 may be anything in the leader's log.
+    assert_eq!(replica.status().commit, Index(2));
+}
+
+#[test]
+fn a_heartbeat_commits_at_most_what_its_leader_matched() {
+    let mut replica = follower(&[1, 1, 1, 1]);
+    let heartbeat = || Message::Heartbeat {
+        commit: Index(4),
+        replicated: Index(0),
+        round: Round(1),
+    };
+    tell(&mut replica, 1, 2, heartbeat()).unwrap();
+    assert_eq!(replica.status().commit, Index(0));
+    tell(&mut replica, 1, 2, append(EntryId::new(1, 3), Vec::new(), 0)).unwrap();
+    tell(&mut replica, 1, 2, heartbeat()).unwrap();
+    assert_eq!(replica.status().commit, Index(3));
+}
+
+#[test]
+fn a_match_is_acknowledged_only_once_the_term_is_durable() {
+    let mut replica = follower(&[1, 1]);
+    tell(&mut replica, 1, 2, append(EntryId::new(1, 2), Vec::new(), 0)).unwrap();
+    let ready = replica.ready();
+    let write = ready.write.unwrap();
+    assert!(ready.messages.is_empty() && write.entries.is_empty());
+    let matched = Message::AppendReply(AppendOutcome::Matched { index: Index(2) });
+    assert_eq!(write.then_send[0].message, matched);
+    // The same question while that write is on its way: answered when it is done, without another write.
+    tell(&mut replica, 1, 2, append(EntryId::new(1, 2), Vec::new(), 0)).unwrap();
+    assert!(replica.ready().is_empty());
+    replica.on_durable(Instant(2), write.id);
+    assert_eq!(replica.ready().messages[0].message, matched);
+}
+
+#[test]
+#[should_panic(expected = "I5")]
+fn a_committed_entry_is_never_replaced() {
+    let mut replica = follower(&[1, 1]);
+    tell(&mut replica, 1, 1, append(EntryId::new(1, 2), Vec::new(), 2)).unwrap();
+    let other = Entry {
+        id: EntryId::new(2, 2),
+        payload: Payload::Noop(Stamp(0)),
+    };
+    let _ = tell(&mut replica, 3, 2, append(EntryId::new(1, 1), vec![other], 0));
+}
+
+#[test]
+#[should_panic(expected = "two leaders")]
+fn two_leaders_of_one_term_are_a_bug() {
+    let mut replica = follower(&[1, 1]);
+    tell(&mut replica, 1, 1, append(EntryId::new(1, 2), Vec::new(), 0)).unwrap();
+    let _ = tell(&mut replica, 3, 1, append(EntryId::new(1, 2), Vec::new(), 0));
+}
+
+#[test]
+fn messages_for_others_and_replies_to_nobody_are_ignored() {
+    let mut replica = follower(&[1, 1]);
+    let granted = Message::VoteReply { granted: true };
+    assert_eq!(
+        tell(&mut replica, 2, 1, Message::TimeoutNow),
+        Err(Ignored::WrongReplica)
+    );
+    assert_eq!(
+        tell(&mut replica, 1, 1, granted.clone()),
+        Err(Ignored::StaleReply)
+    );
+    assert_eq!(tell(&mut replica, 1, 0, granted), Err(Ignored::StaleTerm));
+    assert!(replica.ready().is_empty());
+}
