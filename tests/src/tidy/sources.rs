@@ -16,6 +16,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("context", "task::Context"),
     ("context", "Context<'_>"),
     ("context", "PerThreadContext"),
+    ("common", "CommonName"),
     ("context", "ExpiredContext"),
     ("context", "NotValidYetContext"),
     ("epoch", "UNIX_EPOCH"),
