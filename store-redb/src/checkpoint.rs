@@ -10,8 +10,9 @@ use crate::memory::{Frozen, Pending};
 use crate::tables::{
     Base, Broken, CHUNKS, COLD, DATA, DataWriter, GROUPS, IDENTITY, IDENTITY_KEY, cold_key, group_key, seal,
 };
-use multiraft::{Completion, CutId, GroupId, GroupRow, Index};
+use multiraft::{Completion, CutId, EntryId, GroupId, GroupRow, Index};
 use redb::{Durability, WriteTransaction};
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
@@ -142,9 +143,9 @@ impl Engine {
         for (worker, rows) in rows.iter().enumerate() {
             let memory = self.memory(worker);
             let frozen = memory.frozen.as_ref().expect("every worker froze");
+            let rows: BTreeMap<GroupId, EntryId> = rows.iter().map(|row| (row.group, row.applied)).collect();
             for (group, pending) in &frozen.table.groups {
-                let row = rows.iter().find(|row| row.group == *group);
-                let reflected = row.map(|row| row.applied);
+                let reflected = rows.get(group).copied();
                 assert!(
                     pending.applied <= reflected && (pending.pairs.is_empty() || reflected.is_some()),
                     "{group} froze at {:?}, its row says {reflected:?}",

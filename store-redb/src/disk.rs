@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// One sparse file. All methods may be called from several threads at once.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
     /// Bytes in the file.
-    fn len(&self) -> io::Result<u64>;
+    fn bytes(&self) -> io::Result<u64>;
     /// Fills `out` from `offset`; reading past the end is an error.
     fn read_at(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
     /// Writes all of `data`; durable after the next `sync`.
@@ -68,7 +68,7 @@ impl FileDisk {
 }
 
 impl Disk for FileDisk {
-    fn len(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
     }
 

@@ -31,6 +31,6 @@ pub use disk::{Disk, FileDisk};
 pub use error::{ExitReason, Fatal, OpenError, exit_process};
 pub use options::{ClusterId, CommitSample, CommitTap, Entropy, Identity, Options, system_entropy};
 pub use sim_disk::SimDisk;
-pub use state::WorkerState;
+pub use state::{Visit, WorkerState};
 pub use storage::WorkerStorage;
 pub use store::{Closed, Opened, Stats, Store, worker_of};

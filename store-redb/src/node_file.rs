@@ -43,7 +43,7 @@ impl NodeFile {
             Found::Attached(header) => (Some(header.clone()), header.redb_bytes),
             Found::New | Found::Plain => (
                 None,
-                disk.len()
+                disk.bytes()
                     .map_err(|source| io_error("read the node file's length", source))?,
             ),
         };
@@ -60,7 +60,7 @@ impl NodeFile {
     pub(crate) fn attach(&self, remembered: &Remembered, options: &Options) -> io::Result<()> {
         let mut slot = self.lock();
         assert!(slot.is_none(), "the file has a log region already");
-        let redb_bytes = self.disk.len()?;
+        let redb_bytes = self.disk.bytes()?;
         self.disk.set_len(MARKER_AT + redb_bytes)?;
         self.disk.sync()?;
         let header = first_header(remembered, options, redb_bytes);
@@ -186,7 +186,7 @@ fn first_header(remembered: &Remembered, options: &Options, redb_bytes: u64) -> 
 /// Finds out what the file is.
 fn inspect(disk: &dyn Disk) -> Result<Found, OpenError> {
     let length = disk
-        .len()
+        .bytes()
         .map_err(|source| io_error("read the node file's length", source))?;
     if length == 0 {
         return Ok(Found::New);

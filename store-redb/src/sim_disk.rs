@@ -125,7 +125,7 @@ impl SimDisk {
 }
 
 impl Disk for SimDisk {
-    fn len(&self) -> io::Result<u64> {
+    fn bytes(&self) -> io::Result<u64> {
         Ok(self.lock().current.len)
     }
 

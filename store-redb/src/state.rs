@@ -13,6 +13,9 @@ use std::iter::Peekable;
 use std::ops::{Bound, ControlFlow};
 use std::sync::Arc;
 
+/// Takes a key and its value; says whether the scan goes on.
+pub type Visit<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// The applied state of one worker's groups, ordered bytes to bytes within each group.
 /// A group that was never born is empty.
 pub struct WorkerState {
@@ -52,13 +55,7 @@ impl WorkerState {
 
     /// Visits keys in `[start, end)` (`None`: to the end) in byte order until the visitor breaks.
     /// The visitor must not call back into this state.
-    pub fn scan(
-        &self,
-        group: GroupId,
-        start: &[u8],
-        end: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) {
+    pub fn scan(&self, group: GroupId, start: &[u8], end: Option<&[u8]>, visit: &mut Visit<'_>) {
         if end.is_some_and(|end| end <= start) {
             return;
         }
@@ -132,7 +129,7 @@ impl<'a> Merge<'a> {
         slot: Slot,
         start: &[u8],
         end: Option<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), Broken> {
         let upper = end.map_or_else(|| slot.end(), |end| slot.key(end));
         let lower = slot.key(start);
@@ -163,11 +160,7 @@ impl<'a> Merge<'a> {
     }
 
     /// Visits what was written in front of `key`.
-    fn visit_before(
-        &mut self,
-        key: &[u8],
-        visit: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> ControlFlow<()> {
+    fn visit_before(&mut self, key: &[u8], visit: &mut Visit<'_>) -> ControlFlow<()> {
         while let Some(smallest) = self.smallest().filter(|smallest| *smallest < key) {
             if let Some(Some(value)) = self.take(smallest) {
                 visit(smallest, &value)?;

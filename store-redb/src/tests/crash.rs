@@ -94,7 +94,7 @@ fn a_clean_stop_leaves_everything_in_redb() {
         model = after;
         disk = Arc::new(disk.crash(1));
         assert!(
-            crate::Disk::len(&*disk).unwrap() < 1 << 40,
+            crate::Disk::bytes(&*disk).unwrap() < 1 << 40,
             "the log region is gone"
         );
     }

@@ -1,1 +1,272 @@
-//! Real files: locks, identities, formats, and what stock redb makes of them.
+//! Real files: locks, identities, formats, bit flips, and what stock redb makes of them.
+
+use super::world::{IDENTITY, Model, World, options};
+use crate::limits::{BLOCK_BYTES, LOG_AT, RING_AT};
+use crate::{Closed, ClusterId, Disk, ExitReason, FileDisk, Identity, OpenError, SimDisk, Store};
+use multiraft::NodeId;
+use redb::{ReadableDatabase, ReadableTableMetadata};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn file_disk(path: &Path) -> Arc<FileDisk> {
+    let mut options = std::fs::OpenOptions::new();
+    Arc::new(FileDisk::new(
+        options
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .unwrap(),
+    ))
+}
+
+fn scratch() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("node");
+    (directory, path)
+}
+
+#[test]
+fn a_cleanly_stopped_node_is_a_plain_redb_file() {
+    let (_directory, path) = scratch();
+    let mut model = Model::new(3);
+    for _ in 0..3 {
+        let mut world = World::open(file_disk(&path), model).unwrap();
+        (0..60).for_each(|_| world.step());
+        world.settle();
+        world.check_contents();
+        let (closed, after) = world.close();
+        assert_eq!(closed, Closed::Plain);
+        model = after;
+        let database = redb::Database::open(&path).expect("stock redb opens it");
+        let transaction = database.begin_read().unwrap();
+        let data = transaction.open_table(crate::tables::DATA).unwrap();
+        assert!(data.len().unwrap() > 0);
+    }
+}
+
+#[test]
+fn a_node_that_died_is_not_taken_for_a_plain_file() {
+    let (_directory, path) = scratch();
+    let mut world = World::open(file_disk(&path), Model::new(3)).unwrap();
+    (0..30).for_each(|_| world.step());
+    let model = world.kill();
+    assert!(std::fs::metadata(&path).unwrap().len() > LOG_AT);
+    World::open(file_disk(&path), model).unwrap().check_contents();
+}
+
+#[test]
+fn a_file_in_use_is_refused() {
+    let (_directory, path) = scratch();
+    let first = Store::open(&path, IDENTITY, options(1)).unwrap();
+    let error = Store::open(&path, IDENTITY, options(1)).unwrap_err();
+    assert!(matches!(error, OpenError::Locked(_)), "{error}");
+    assert!(error.to_string().contains("in use by another process"), "{error}");
+    assert_eq!(error.code(), 72);
+    drop(first);
+    Store::open(&path, IDENTITY, options(1)).unwrap();
+}
+
+#[test]
+fn another_node_or_cluster_is_refused_after_a_crash_and_after_a_clean_stop() {
+    for is_clean in [false, true] {
+        let (_directory, path) = scratch();
+        let opened = Store::open(&path, IDENTITY, options(1)).unwrap();
+        if is_clean {
+            assert_eq!(opened.store.close(), Closed::Plain);
+        } else {
+            drop(opened);
+        }
+        let node = Identity {
+            node: NodeId(4),
+            ..IDENTITY
+        };
+        let error = Store::open(&path, node, options(1)).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                OpenError::OtherNode {
+                    found: 3,
+                    expected: 4
+                }
+            ),
+            "{error}"
+        );
+        assert_eq!(error.code(), 72);
+        let cluster = Identity {
+            cluster: ClusterId([8; 16]),
+            ..IDENTITY
+        };
+        let error = Store::open(&path, cluster, options(1)).unwrap_err();
+        assert!(matches!(error, OpenError::OtherCluster { .. }), "{error}");
+        let opened = Store::open(&path, IDENTITY, options(1)).unwrap();
+        assert_eq!(opened.incarnation, 2, "a refused start does not count");
+    }
+}
+
+#[test]
+fn every_start_has_its_own_incarnation_and_the_file_keeps_its_uuid() {
+    let (_directory, path) = scratch();
+    let mut uuids = Vec::new();
+    for start in 1..=6 {
+        let opened = Store::open(&path, IDENTITY, options(1)).unwrap();
+        assert_eq!(opened.incarnation, start);
+        uuids.push(opened.file_uuid);
+        if start % 2 == 0 {
+            assert_eq!(opened.store.close(), Closed::Plain);
+        }
+    }
+    assert!(uuids.iter().all(|uuid| *uuid == uuids[0]));
+}
+
+#[test]
+fn a_newer_format_is_refused() {
+    let disk = Arc::new(SimDisk::new());
+    drop(World::open(Arc::clone(&disk) as _, Model::new(1)).unwrap());
+    for slot in [LOG_AT, LOG_AT + BLOCK_BYTES] {
+        disk.write_durable(slot + 8, &9_u32.to_le_bytes()).unwrap();
+    }
+    let error = Store::open_on(Arc::clone(&disk) as _, IDENTITY, options(2)).unwrap_err();
+    assert!(
+        matches!(error, OpenError::NewerFormat { found: 9, known: 1 }),
+        "{error}"
+    );
+    assert_eq!(error.code(), 73);
+    assert!(error.to_string().contains("upgrade this node"), "{error}");
+}
+
+#[test]
+fn one_damaged_header_is_survived_two_are_not() {
+    let disk = Arc::new(SimDisk::new());
+    drop(World::open(Arc::clone(&disk) as _, Model::new(1)).unwrap());
+    disk.flip_bit(LOG_AT + 30, 2);
+    drop(World::open(Arc::clone(&disk) as _, Model::new(1)).unwrap());
+    disk.flip_bit(LOG_AT + 30, 2);
+    disk.flip_bit(LOG_AT + 31, 2);
+    disk.flip_bit(LOG_AT + BLOCK_BYTES + 30, 2);
+    let error = Store::open_on(Arc::clone(&disk) as _, IDENTITY, options(2)).unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt(_)), "{error}");
+    assert_eq!(error.code(), 71);
+}
+
+/// A node with a log of several records, killed.
+fn logged() -> (Arc<SimDisk>, Model, u64) {
+    let disk = Arc::new(SimDisk::new());
+    let mut world = World::open(Arc::clone(&disk) as _, Model::new(2)).unwrap();
+    let mut used = 0;
+    while used < 40_000 {
+        world.step();
+        world.settle();
+        used = world.store().stats().log_bytes;
+    }
+    assert_eq!(world.store().stats().checkpoints, 0, "all of it is in the ring");
+    (disk, world.kill(), used)
+}
+
+#[test]
+fn a_flipped_bit_in_an_acknowledged_record_halts_the_node() {
+    let (disk, _, used) = logged();
+    let mut offset = 20;
+    let mut found = 0;
+    // Not in the last record: there it can not be told from a torn tail.
+    while offset < used - 20_000 {
+        disk.flip_bit(RING_AT + offset, 5);
+        match Store::open_on(Arc::new(disk.kill()), IDENTITY, options(2)) {
+            Err(OpenError::Corrupt(what)) => {
+                assert!(what.contains("log record"), "{what}");
+                found += 1;
+            }
+            Err(error) => panic!("{error}"),
+            Ok(_) => assert!(
+                is_padding(&disk, offset),
+                "a flipped bit at {offset} was not noticed"
+            ),
+        }
+        disk.flip_bit(RING_AT + offset, 5);
+        offset += 173;
+    }
+    assert!(found > 30, "{found} flips were found");
+}
+
+/// Behind a record's payload there are zeros up to the block's end; a flip there changes nothing.
+fn is_padding(disk: &SimDisk, offset: u64) -> bool {
+    let end = offset.next_multiple_of(BLOCK_BYTES);
+    let mut rest = vec![0; (end - offset - 1) as usize];
+    disk.read_at(RING_AT + offset + 1, &mut rest).unwrap();
+    rest.iter().all(|byte| *byte == 0)
+}
+
+#[test]
+fn a_torn_last_record_is_dropped() {
+    let (disk, model, _) = logged();
+    let mut world = World::open(Arc::new(disk.kill()), model.clone()).unwrap();
+    world.check_contents();
+    let torn = Arc::new(disk.kill());
+    let position = {
+        let opened = Store::open_on(Arc::new(disk.kill()), IDENTITY, options(2)).unwrap();
+        opened.store.stats().ring_used_bytes
+    };
+    // The remains of a write that was never acknowledged.
+    torn.write_durable(RING_AT + position, b"FLR1 and then nothing that matches")
+        .unwrap();
+    World::open(torn, model).unwrap().check_contents();
+    world.step();
+}
+
+#[test]
+fn a_flipped_bit_in_stored_data_ends_the_process_and_is_never_absent() {
+    let disk = Arc::new(SimDisk::new());
+    let mut model = Model::new(6);
+    let mut world = World::open(Arc::clone(&disk) as _, model).unwrap();
+    (0..80).for_each(|_| world.step());
+    model = world.close().1;
+    let length = disk.bytes().unwrap();
+    let (mut silent, mut ended) = (0, 0);
+    // Every 97th byte of the file, each in a copy of it.
+    for offset in (0..length).step_by(97).skip(3) {
+        let copy = Arc::new(disk.kill());
+        copy.flip_bit(offset, 3);
+        match super::world::run(|| read_everything(&copy, &model)) {
+            Ok(true) => silent += 1,
+            Ok(false) => ended += 1,
+            Err(end) => {
+                assert!(
+                    matches!(end.reason, ExitReason::Corrupt | ExitReason::WriteFailed),
+                    "{}",
+                    end.message
+                );
+                ended += 1;
+            }
+        }
+    }
+    assert!(
+        ended > 50,
+        "{ended} flips were noticed, {silent} hit nothing that is read"
+    );
+}
+
+/// Opens and reads; whatever is read must be right. False: the store did not open. On some damaged pages redb panics
+/// while it opens: that ends the process too, if without our exit code.
+fn read_everything(disk: &Arc<SimDisk>, model: &Model) -> bool {
+    let copy = Arc::new(disk.kill());
+    if std::panic::catch_unwind(|| drop(Store::open_on(copy, IDENTITY, options(2)))).is_err() {
+        return false;
+    }
+    match World::open(Arc::clone(disk) as _, model.clone()) {
+        Ok(world) => {
+            world.check_contents();
+            true
+        }
+        Err(OpenError::Corrupt(_) | OpenError::Io { .. } | OpenError::NewerFormat { .. }) => false,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn impossible_sizes_are_refused() {
+    let mut sizes = options(1);
+    sizes.ring_bytes += 1;
+    let error = Store::open_on(Arc::new(SimDisk::new()), IDENTITY, sizes).unwrap_err();
+    assert_eq!(error.code(), 75, "{error}");
+}

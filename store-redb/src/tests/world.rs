@@ -102,7 +102,7 @@ impl Random {
 }
 
 /// What a group's log must be, and everything that was ever committed in it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Expected {
     pub(super) hard_state: HardState,
     /// From index 1 on, as if nothing were ever truncated.
@@ -307,19 +307,9 @@ expected one of:
             }
             if !next.contains_key(&group) {
                 batch.births.push(birth(group));
-                let hard_state = HardState::default();
-                let entries = Vec::new();
-                next.insert(
-                    group,
-                    Expected {
-                        hard_state,
-                        entries,
-                        commit: 0,
-                    },
-                );
             }
-            let write = self.write_some(group, next.get_mut(&group).unwrap());
-            batch.writes.push(write);
+            let log = next.entry(group).or_default();
+            batch.writes.push(self.write_some(group, log));
         }
         self.batches[worker] += 1;
         batch.id = BatchId(self.batches[worker]);
