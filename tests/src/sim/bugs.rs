@@ -8,11 +8,15 @@ use std::fmt;
 pub enum Bug {
     /// The disk reports a write as durable before it is.
     DiskReportsEarly,
+    /// The same, but only for writes that hold entries and no vote.
+    DiskReportsEntriesEarly,
+    /// The disk reports a checkpoint as durable before it is.
+    DiskReportsCheckpointsEarly,
     /// The disk keeps the term over a crash, but not the vote.
     DiskForgetsVotes,
     /// The disk loses the end of a synced log in a crash.
     DiskLosesTail,
-    /// One replica's state machine skips some commands.
+    /// The state machine of one node skips some commands.
     MachineSkipsEntry,
     /// A checkpoint claims to reflect an older entry than it does: a restart applies twice.
     CheckpointRunsAhead,
@@ -26,7 +30,7 @@ pub enum Bug {
     NetworkAltersCommands,
     /// A node answers reads from its own state, asking no one.
     GatewayReadsLocally,
-    /// A gateway says `Refused` where the outcome is unknown.
+    /// A gateway says `Refused` where the outcome is unknown, as after a timeout.
     GatewayRefusesUnknowns,
     /// A gateway never delivers some answers.
     GatewayLosesAnswers,
@@ -34,8 +38,10 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 12] = [
+    pub const ALL: [Bug; 14] = [
         Bug::DiskReportsEarly,
+        Bug::DiskReportsEntriesEarly,
+        Bug::DiskReportsCheckpointsEarly,
         Bug::DiskForgetsVotes,
         Bug::DiskLosesTail,
         Bug::MachineSkipsEntry,

@@ -98,11 +98,11 @@ impl Options {
     pub fn draw(seed: u64) -> Options {
         let mut rng = Rng::new(seed).fork("options");
         let raft = draw_raft(&mut rng);
-        let every = |rng: &mut Rng, on: u64, gap: (u64, u64), length: (u64, u64)| {
-            rng.chance(on).then(|| Every {
-                gap: rng.between(gap.0, gap.1) * MS,
-                length: rng.between(length.0, length.1) * MS,
-            })
+        // Lengths are shares of the gaps: a cluster that is down most of the time shows nothing.
+        let every = |rng: &mut Rng, on: u64, gap: (u64, u64), eighths: (u64, u64)| {
+            let gap = rng.between(gap.0, gap.1) * MS;
+            let length = gap * rng.between(eighths.0, eighths.1) / 8;
+            rng.chance(on).then_some(Every { gap, length })
         };
         Options {
             nodes: rng.pick(&[3, 3, 3, 5]),
@@ -112,11 +112,11 @@ impl Options {
             network: draw_network(&mut rng),
             disk: draw_disk(&mut rng),
             clock: draw_clock(&mut rng),
-            crashes: every(&mut rng, 700, (150, 700), (20, 500)),
+            crashes: every(&mut rng, 700, (150, 700), (1, 8)),
             blackouts: rng.pick(&[0, 0, 100, 400]),
-            partitions: every(&mut rng, 600, (100, 600), (50, 600)),
+            partitions: every(&mut rng, 600, (100, 600), (1, 8)),
             one_way: rng.pick(&[0, 300, 700]),
-            pauses: every(&mut rng, 400, (150, 600), (20, 500)),
+            pauses: every(&mut rng, 400, (150, 600), (1, 8)),
             transfers: every(&mut rng, 500, (60, 500), (1, 1)),
             safety: rng.between(1500, 4000) * MS,
             raft,
@@ -176,11 +176,11 @@ fn draw_raft(rng: &mut Rng) -> raft_core::Options {
 
 fn draw_load(rng: &mut Rng) -> Load {
     Load {
-        clients: rng.pick(&[2, 4, 8, 16]),
+        clients: rng.pick(&[4, 8, 8, 16]),
         keys: rng.between(1, 4),
         reads: rng.pick(&[100, 300, 600]),
         ahead: rng.pick(&[0, 0, 50, 300]),
-        think: rng.pick(&[2, 10, 30]) * MS,
+        think: rng.pick(&[4, 10, 20]) * MS,
         pad: rng.pick(&[0, 20, 100, 800]),
         timeout: rng.pick(&[200, 1000]) * MS,
     }

@@ -126,6 +126,10 @@ impl World {
     pub(super) fn give_up(&mut self, number: u64) {
         if let Some(request) = self.clients.give_up(number) {
             self.totals.unknown += 1;
+            if self.bug == Some(Bug::GatewayRefusesUnknowns) {
+                let (now, outcome) = (self.now, &Outcome::Refused(Refusal::Overloaded));
+                self.checkers.on_finished(&Finished { number, now, outcome });
+            }
             self.transcript.note(self.now, "give up", &[number], || {
                 format!("client {} gives {number} up", request.client)
             });

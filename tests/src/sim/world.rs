@@ -133,6 +133,7 @@ impl World {
         for group in &restored {
             let worker = worker_of(&options, group.group);
             let state = self.node(node).seats[worker].machine.lock().groups[&group.group].clone();
+            self.totals.replayed += group.restored.commit.0 - state.applied.index.0;
             self.checkers
                 .on_restarted(node, group.group, state.applied, state.checksum);
         }
@@ -229,13 +230,15 @@ impl World {
             self.schedule.push(at, Happening::Fetched(place));
         }
         if news.checkpoint_begun {
+            if self.bug == Some(Bug::DiskReportsCheckpointsEarly) {
+                let early = disk.lock().report_checkpoint_early();
+                self.complete(place, early);
+            }
             let at = self.now + self.rng.between(MS, 60 * MS);
             self.schedule.push(at, Happening::Checkpointed(place));
         }
-        if self.bug == Some(Bug::DiskReportsEarly) {
-            let early = disk.lock().report_early();
-            self.complete(place, early);
-        }
+        let early = disk.lock().report_early();
+        self.complete(place, early);
         self.sync(place);
     }
 
@@ -266,9 +269,7 @@ impl World {
             &[place.node.0, completions.len() as u64],
             || format!("{} sync of {} batches", place.node, completions.len()),
         );
-        if self.bug != Some(Bug::DiskReportsEarly) {
-            self.complete(place, completions);
-        }
+        self.complete(place, completions);
         self.sync(place);
     }
 
@@ -281,7 +282,9 @@ impl World {
         self.transcript.note(self.now, "checkpoint", &[place.node.0], || {
             format!("{} checkpoint: {completion:?}", place.node)
         });
-        self.complete(place, completion);
+        if self.bug != Some(Bug::DiskReportsCheckpointsEarly) {
+            self.complete(place, completion);
+        }
     }
 
     fn fetched(&mut self, place: Place) {
@@ -437,9 +440,11 @@ fn found_node(id: NodeId, options: &Options, bug: Option<Bug>, rng: &mut Rng) ->
     let span = u64::try_from(options.clock.drift_ppm).expect("a share");
     let drift = i64::try_from(rng.below(2 * span + 1)).expect("a share") - options.clock.drift_ppm;
     let ahead = rng.between(0, options.clock.wall_ahead_ms);
+    // A fault that all replicas share is no disagreement: only one has it.
+    let is_spared = bug == Some(Bug::MachineSkipsEntry) && id != NodeId(2);
     let limits = Limits {
         checkpoint_bytes: options.disk.checkpoint_bytes,
-        bug,
+        bug: bug.filter(|_| !is_spared),
     };
     Node {
         id,

@@ -12,3 +12,29 @@ pub(super) fn on_committed(group: GroupId, status: &Status, top: EntryId) -> Ver
         format!("{group}: {} commits {top} in term {term}", status.id)
     })
 }
+
+#[test]
+fn an_old_entry_is_not_enough() {
+    use multiraft::{HardState, Index, Membership, ReplicaId, Term};
+    let mut status = Status {
+        id: ReplicaId(11),
+        role: RoleKind::Leader,
+        hard_state: HardState {
+            term: Term(3),
+            vote: None,
+        },
+        leader: None,
+        last: EntryId::new(2, 7),
+        durable: Index(7),
+        commit: Index(7),
+        applied: Index(0),
+        truncated: Index(0),
+        membership: Membership::default(),
+        matched: Vec::new(),
+    };
+    let group = GroupId(1);
+    assert!(on_committed(group, &status, EntryId::new(2, 7)).is_err());
+    assert!(on_committed(group, &status, EntryId::new(3, 8)).is_ok());
+    status.role = RoleKind::Follower;
+    assert!(on_committed(group, &status, EntryId::new(2, 7)).is_ok());
+}
