@@ -123,3 +123,20 @@ fn messages_for_others_and_replies_to_nobody_are_ignored() {
     assert_eq!(tell(&mut replica, 1, 0, granted), Err(Ignored::StaleTerm));
     assert!(replica.ready().is_empty());
 }
+
+#[test]
+fn a_transfer_lifts_loyalty_for_the_next_term_only() {
+    let mut replica = follower(&[1, 1]);
+    tell(&mut replica, 1, 1, append(EntryId::new(1, 2), Vec::new(), 0)).unwrap();
+    let vote = Message::Vote {
+        last: EntryId::new(1, 2),
+        transfer: true,
+    };
+    assert_eq!(
+        tell(&mut replica, 3, 3, vote.clone()),
+        Err(Ignored::LeaderInContact)
+    );
+    assert_eq!(replica.status().hard_state.term, Term(1));
+    tell(&mut replica, 3, 2, vote).unwrap();
+    assert_eq!(replica.status().hard_state.vote, Some(ReplicaId(3)));
+}
