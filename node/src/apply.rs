@@ -139,7 +139,7 @@ impl StateMachine for Machine {
             clock: kv::clock(&rows),
             expiry: self.watch.expiries.of(group),
         };
-        local.publish_expiry(&rows);
+        local.publish_expiry(kv::next_expiry(&rows));
         self.groups.insert(group, local);
     }
 }
@@ -169,13 +169,11 @@ impl Local {
                 Payload::Membership(_) => Bytes::new(),
             });
         }
-        applier.finish();
-        self.publish_expiry(&rows);
+        self.publish_expiry(applier.finish());
     }
 
-    fn publish_expiry(&self, rows: &Rows<'_>) {
-        self.expiry
-            .store(kv::next_expiry(rows).unwrap_or(NEVER), Ordering::Relaxed);
+    fn publish_expiry(&self, next: Option<u64>) {
+        self.expiry.store(next.unwrap_or(NEVER), Ordering::Relaxed);
     }
 }
 

@@ -111,7 +111,10 @@ impl Requests {
         let Ok(item) = wire::decode_request(request) else {
             return reply(Bytes::new());
         };
-        let ticket = Arrived::ticket(op_of(item.kind), self.shared.metrics.clone(), reply);
+        let follower = self.shared.follower(item.group);
+        let followed = item.kind == Kind::Write && follower.begin(item.group, &item.payload);
+        let follower = followed.then(|| follower.clone());
+        let ticket = Arrived::ticket(op_of(item.kind), self.shared.metrics.clone(), follower, reply);
         let event = event(item.group, item.kind, item.payload, ticket);
         (self.shared.push)(item.group, event);
     }
@@ -352,7 +355,7 @@ impl Shared {
         open.ticket.answer(outcome);
     }
 
-    fn follower(&self, group: GroupId) -> &Follower {
+    fn follower(&self, group: GroupId) -> &Arc<Follower> {
         &self.followers[worker_of(group, self.followers.len())]
     }
 

@@ -11,7 +11,10 @@ mod ports;
 mod signals;
 mod workers;
 
-pub use dev::run_dev;
+#[cfg(test)]
+mod tests;
+
+pub use dev::{Cluster, run_dev};
 
 use crate::exit::{Code, Failure};
 use crate::options::{CertOptions, LogFormat, LogOptions, NodeOptions, StorageOptions};
@@ -20,6 +23,7 @@ use multiraft::NodeId;
 use node::{Node, Plan};
 use ports::Listeners;
 use signals::Signals;
+use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 use transport_quic::Credentials;
 
@@ -54,6 +58,7 @@ fn start_logging(options: &LogOptions) -> Result<(), Failure> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     // An embedder that logs already keeps its own way of doing so.
     let _ = match options.format {

@@ -59,11 +59,12 @@ impl<'s, S: State + ?Sized> Applier<'s, S> {
         outcome.unwrap_or_else(answer::failed)
     }
 
-    /// Ends the batch. Without it the counters are lost.
-    pub fn finish(self) {
+    /// Ends the batch. Without it the counters are lost. Returns what `next_expiry` would say now.
+    pub fn finish(self) -> Option<u64> {
         if self.counters != self.loaded {
             self.counters.save(self.state);
         }
+        self.counters.next_expiry()
     }
 
     fn run(&mut self, command: &Command<'_>) -> Result<Bytes, Failure> {

@@ -72,8 +72,7 @@ pub fn clock<S: State + ?Sized>(state: &S) -> Stamp {
 /// When the next key may expire (milliseconds since 1970): a lower bound. The leader proposes a stamp once it has
 /// passed, so that expired keys leave the state without traffic. None: no key has a deadline.
 pub fn next_expiry<S: State + ?Sized>(state: &S) -> Option<u64> {
-    let next = Counters::load(state).next_expiry;
-    (next != u64::MAX).then_some(next)
+    Counters::load(state).next_expiry()
 }
 
 /// First byte of user keys' rows.
@@ -141,6 +140,11 @@ pub(crate) struct Counters {
 }
 
 impl Counters {
+    /// When the next key may expire.
+    pub(crate) fn next_expiry(&self) -> Option<u64> {
+        (self.next_expiry != u64::MAX).then_some(self.next_expiry)
+    }
+
     pub(crate) fn load<S: State + ?Sized>(state: &S) -> Counters {
         let Some(row) = state.get(COUNTERS) else {
             return Counters {

@@ -3,6 +3,7 @@
 
 use super::{code_of, wire};
 use crate::metrics::{Api, Metrics, Op};
+use crate::stages::Follower;
 use bytes::Bytes;
 use multiraft::{AnswerSink, NodeId, Outcome, Refusal, Ticket};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -42,16 +43,24 @@ pub(super) struct Arrived {
     op: Op,
     started: Instant,
     metrics: Arc<Metrics>,
+    /// Who follows its stages, if anybody does.
+    follower: Option<Arc<Follower>>,
 }
 
 impl Arrived {
     /// The ticket whose answer goes back to the other node.
-    pub(super) fn ticket(op: Op, metrics: Arc<Metrics>, reply: Reply) -> Ticket {
+    pub(super) fn ticket(
+        op: Op,
+        metrics: Arc<Metrics>,
+        follower: Option<Arc<Follower>>,
+        reply: Reply,
+    ) -> Ticket {
         let arrived = Arrived {
             reply: Mutex::new(Some(reply)),
             op,
             started: Instant::now(),
             metrics,
+            follower,
         };
         let sink = Arc::new(arrived);
         Ticket { sink, number: 0 }
@@ -60,6 +69,11 @@ impl Arrived {
 
 impl AnswerSink for Arrived {
     fn answer(&self, _number: u64, outcome: Outcome) {
+        match (&self.follower, &outcome) {
+            (Some(follower), Outcome::Answered(_)) => follower.finish(&self.metrics.stages),
+            (Some(follower), _) => follower.abandon(),
+            (None, _) => {}
+        }
         let requests = &self.metrics.requests;
         requests.finished(Api::Peer, self.op, code_of(&outcome), self.started.elapsed());
         let reply = self.reply.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -32,20 +32,20 @@ pub fn run_dev(options: DevOptions) -> Result<(), Failure> {
     if !cluster.wait_for_leaders(&signals)? {
         return cluster.stop();
     }
-    print!("{}", welcome(&options, started.elapsed()));
+    print!("{}", welcome(&options, cluster.ranges(), started.elapsed()));
     signals.wait();
     println!("stopping; the data stays in {}", options.data_dir.display());
     cluster.stop()
 }
 
-/// Running nodes.
-pub(super) struct Cluster {
+/// A development cluster in this process.
+pub struct Cluster {
     nodes: Vec<Node>,
 }
 
 impl Cluster {
     /// Takes all ports first, then makes certificates, then starts the nodes.
-    pub(super) fn start(options: &DevOptions) -> Result<Cluster, Failure> {
+    pub fn start(options: &DevOptions) -> Result<Cluster, Failure> {
         let nodes = options.all();
         let listeners = nodes.iter().map(|node| Listeners::bind(&node.listen));
         let listeners: Vec<Listeners> = listeners.collect::<Result<_, _>>()?;
@@ -93,15 +93,20 @@ impl Cluster {
     }
 
     /// True when every node knows the leader of every group.
-    pub(super) fn knows_leaders(&self) -> bool {
+    pub fn knows_leaders(&self) -> bool {
         self.nodes.iter().all(|node| {
             let (known, groups) = node.known_leaders();
             known == groups
         })
     }
 
+    /// Ranges of the cluster.
+    pub fn ranges(&self) -> usize {
+        self.nodes.first().map_or(0, Node::ranges)
+    }
+
     /// Stops all nodes, side by side: none waits for the others to elect new leaders.
-    pub(super) fn stop(self) -> Result<(), Failure> {
+    pub fn stop(self) -> Result<(), Failure> {
         std::thread::scope(|scope| {
             self.nodes
                 .iter()
@@ -154,8 +159,7 @@ fn make_certificates(directory: &Path, nodes: &[NodeOptions]) -> Result<(), Fail
 }
 
 /// What a user sees when everything runs.
-fn welcome(options: &DevOptions, took: Duration) -> String {
-    let ranges = options.shared.boundaries().len() + 1;
+fn welcome(options: &DevOptions, ranges: usize, took: Duration) -> String {
     let mut text = format!(
         "flotilla dev: {} nodes, {ranges} ranges, ready in {} ms\n\n  data    {} (kept: start again to find it)\n",
         options.nodes,

@@ -78,6 +78,11 @@ impl Node {
         self.board.known_leaders()
     }
 
+    /// Ranges of the cluster.
+    pub(super) fn ranges(&self) -> usize {
+        self.requests.routes().descriptors().count()
+    }
+
     /// Hands leadership to others, as far as that works within a moment.
     pub(super) fn lead_no_more(&self) {
         duties::hand_over(&self.board, &self.host, self.id);

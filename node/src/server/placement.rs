@@ -204,8 +204,8 @@ mod tests {
         assert_eq!(settled.placement, old);
         assert!(settled.births.is_empty());
         assert!(settled.warning.unwrap().contains("holds 2 ranges"));
-        let part = &stored(&old)[..2];
-        let failure = new.settle(NodeId(1), part).unwrap_err();
+        let part = [old.ranges[1].clone()];
+        let failure = new.settle(NodeId(1), &part).unwrap_err();
         assert_eq!(failure.code, Code::Configuration);
     }
 }

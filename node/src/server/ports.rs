@@ -36,7 +36,7 @@ fn taken(address: SocketAddr, protocol: &str, option: &str, error: &std::io::Err
         format!("cannot listen on {address}/{protocol}: {error}"),
     )
     .hint(format!(
-        "stop the process that uses the port, or choose another with listen.{option} (--listen-{option})"
+        "stop the process that uses the port, or choose another (--listen-{option}; for `dev`: --{option}-port)"
     ))
 }
 
