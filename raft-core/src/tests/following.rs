@@ -1,5 +1,6 @@
-//! A follower against messages that our own leader does not send today, but a leader may: what it is told about commit is
-//! capped by what the same leader has matched, and what it cannot check it refuses.
+//! Replicas against messages and completions that our own peers and hosts do not give today, but may: what a
+//! follower is told about commit is capped by what the same leader has matched, and what cannot be checked is
+//! refused.
 
 use crate::{
     AppendOutcome, Entry, EntryId, Envelope, HardState, Ignored, Index, Instant, Membership, Message, NodeId,
@@ -139,4 +140,52 @@ fn a_transfer_lifts_loyalty_for_the_next_term_only() {
     assert_eq!(replica.status().hard_state.term, Term(1));
     tell(&mut replica, 3, 2, vote).unwrap();
     assert_eq!(replica.status().hard_state.vote, Some(ReplicaId(3)));
+}
+
+/// A leader whose log is all cold, asked by replica 1 for everything.
+fn leader_that_fetches() -> Replica {
+    let restored = Restored {
+        membership: Membership::of_voters((1..=2).map(|id| (ReplicaId(id), NodeId(id)))),
+        entries: entries(&[1, 1, 1]),
+        hard_state: HardState {
+            term: Term(1),
+            vote: None,
+        },
+        commit: Index(3),
+        applied: Index(3),
+        ..Restored::default()
+    };
+    let options = Options {
+        tail_bytes_max: 0,
+        ..Options::default()
+    };
+    let mut replica = Replica::new(ReplicaId(2), restored, options, 0, Instant(0));
+    replica.campaign(Instant(1));
+    let write = replica.ready().write.unwrap();
+    replica.on_durable(Instant(1), write.id);
+    tell(&mut replica, 1, 2, Message::VoteReply { granted: true }).unwrap();
+    let _ = replica.ready();
+    let rejected = AppendOutcome::Rejected {
+        previous: Index(3),
+        hint: EntryId::ZERO,
+    };
+    tell(&mut replica, 1, 2, Message::AppendReply(rejected)).unwrap();
+    assert_eq!(replica.ready().fetch[0].range, Index(1)..=Index(3));
+    replica
+}
+
+#[test]
+fn fetched_entries_are_sent_only_if_they_are_our_log() {
+    let mut replica = leader_that_fetches();
+    let mut other = entries(&[1, 1, 1]);
+    other[2].id.term = Term(2);
+    replica.on_fetched(Instant(2), ReplicaId(1), other);
+    assert!(replica.ready().messages.is_empty());
+
+    let mut replica = leader_that_fetches();
+    replica.on_fetched(Instant(2), ReplicaId(1), entries(&[1, 1]));
+    assert_eq!(
+        replica.ready().messages[0].message,
+        append(EntryId::ZERO, entries(&[1, 1]), 3)
+    );
 }
