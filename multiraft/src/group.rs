@@ -42,6 +42,10 @@ pub(crate) struct Group {
     asked: BTreeMap<ReadId, Vec<Query>>,
     granted: Vec<Granted>,
     reads_waiting: usize,
+    /// Payload bytes of proposals taken and not answered.
+    bytes: usize,
+    /// The part of `bytes` that the worker has counted.
+    counted: usize,
 }
 
 /// What a turn is taken with.
@@ -63,7 +67,7 @@ pub(crate) type Answers = Vec<(Ticket, Outcome)>;
 struct Arriving {
     reads: Vec<Query>,
     payloads: Vec<Bytes>,
-    tickets: Vec<Ticket>,
+    tickets: Vec<(Ticket, usize)>,
 }
 
 #[derive(Debug)]
@@ -77,6 +81,7 @@ struct Query {
 struct Proposed {
     id: EntryId,
     ticket: Ticket,
+    bytes: usize,
     arrived: Instant,
     proposed: Instant,
 }
@@ -114,6 +119,8 @@ impl Group {
             asked: BTreeMap::new(),
             granted: Vec::new(),
             reads_waiting: 0,
+            bytes: 0,
+            counted: 0,
         }
     }
 
@@ -128,8 +135,15 @@ impl Group {
     }
 
     pub(crate) fn push_proposal(&mut self, payload: Bytes, ticket: Ticket) {
+        self.bytes += payload.len();
+        self.counted += payload.len();
+        self.arriving.tickets.push((ticket, payload.len()));
         self.arriving.payloads.push(payload);
-        self.arriving.tickets.push(ticket);
+    }
+
+    /// Bytes that no longer wait since this was last called.
+    pub(crate) fn released_bytes(&mut self) -> usize {
+        std::mem::replace(&mut self.counted, self.bytes) - self.bytes
     }
 
     /// Hands this turn's reads to the replica, as one.
@@ -158,7 +172,10 @@ impl Group {
             Ok(range) => self.file(range, tickets, moment, answers),
             Err(refused) => {
                 let outcome = Outcome::Refused(self.refusal(refused));
-                answers.extend(tickets.into_iter().map(|ticket| (ticket, outcome.clone())));
+                for (ticket, bytes) in tickets {
+                    self.bytes -= bytes;
+                    answers.push((ticket, outcome.clone()));
+                }
                 0
             }
         }
@@ -252,6 +269,7 @@ impl Group {
     pub(crate) fn give_up(&mut self, now: Instant, answers: &mut Answers) {
         if self.doubt.is_some_and(|until| until <= now) {
             self.doubt = None;
+            self.bytes = 0;
             answers.extend(
                 self.proposed
                     .drain(..)
@@ -268,7 +286,7 @@ impl Group {
             arriving
                 .tickets
                 .into_iter()
-                .map(|ticket| (ticket, stopping.clone())),
+                .map(|(ticket, _)| (ticket, stopping.clone())),
         );
         answers.extend(
             self.proposed
@@ -280,6 +298,7 @@ impl Group {
         let reads = arriving.reads.into_iter().chain(asked).chain(granted);
         answers.extend(reads.map(|query| (query.ticket, stopping.clone())));
         self.reads_waiting = 0;
+        self.bytes = 0;
         self.doubt = None;
     }
 
@@ -322,6 +341,11 @@ impl Group {
             self.arriving.tickets.is_empty() && self.arriving.reads.is_empty(),
             "{group}: requests left over"
         );
+        assert!(
+            !self.proposed.is_empty() || self.bytes == 0,
+            "{group}: {} bytes of nothing wait",
+            self.bytes
+        );
         if let (Some(first), Some(last)) = (self.proposed.front(), self.proposed.back()) {
             assert!(
                 first.id.index > self.applied.index,
@@ -342,7 +366,7 @@ impl Group {
     fn file(
         &mut self,
         range: RangeInclusive<Index>,
-        tickets: Vec<Ticket>,
+        tickets: Vec<(Ticket, usize)>,
         moment: &Moment,
         answers: &mut Answers,
     ) -> u64 {
@@ -361,13 +385,15 @@ impl Group {
             .is_some_and(|last| last.id.index >= *range.start())
         {
             let lost = self.proposed.pop_back().expect("there is a last one");
+            self.bytes -= lost.bytes;
             answers.push((lost.ticket, Outcome::Unknown));
         }
-        for (index, ticket) in (range.start().0..).zip(tickets) {
+        for (index, (ticket, bytes)) in (range.start().0..).zip(tickets) {
             let index = Index(index);
             self.proposed.push_back(Proposed {
                 id: EntryId { term, index },
                 ticket,
+                bytes,
                 arrived: moment.arrived,
                 proposed: moment.now,
             });
@@ -392,6 +418,7 @@ impl Group {
             return;
         }
         let first = self.proposed.pop_front().expect("there is a first one");
+        self.bytes -= first.bytes;
         assert_eq!(
             first.id.index, applied.index,
             "applied passed over a waiting proposal"

@@ -40,6 +40,8 @@ pub struct InboxLimits {
     pub reads_max: usize,
     /// Proposals; more are answered `Refused(Overloaded)`.
     pub proposals_max: usize,
+    /// Bytes of reads and proposals together; more are answered `Refused(Overloaded)`.
+    pub request_bytes_max: usize,
 }
 
 impl Default for InboxLimits {
@@ -49,6 +51,7 @@ impl Default for InboxLimits {
             message_bytes_max: limits::INBOX_MESSAGE_BYTES_MAX,
             reads_max: limits::INBOX_REQUESTS_MAX,
             proposals_max: limits::INBOX_REQUESTS_MAX,
+            request_bytes_max: limits::INBOX_REQUEST_BYTES_MAX,
         }
     }
 }
@@ -97,6 +100,7 @@ impl Inbox {
             std::mem::swap(&mut queues.classes, &mut self.taken);
             queues.messages = 0;
             queues.message_bytes = 0;
+            queues.request_bytes = 0;
             queues.sleeping = false;
             queues.oldest_request.take()
         };
@@ -107,7 +111,7 @@ impl Inbox {
     }
 
     /// Announces that the worker is about to sleep. True: nothing is waiting, and the next push will ring.
-    pub fn sleep(&mut self) -> bool {
+    pub fn listen(&mut self) -> bool {
         let mut queues = self.shared.lock();
         queues.sleeping = queues.classes.iter().all(Vec::is_empty);
         queues.sleeping
@@ -210,6 +214,7 @@ struct Queues {
     classes: Classes,
     messages: usize,
     message_bytes: usize,
+    request_bytes: usize,
     sleeping: bool,
     oldest_request: Option<Instant>,
     dropped_messages: u64,
@@ -225,8 +230,8 @@ impl Queues {
         let class = class_of(&event);
         let fits = match &event {
             Event::Messages { messages, .. } => self.admit_messages(messages, &shared.limits),
-            Event::Read { .. } => self.classes[READS].len() < shared.limits.reads_max,
-            Event::Propose { .. } => self.classes[PROPOSALS].len() < shared.limits.proposals_max,
+            Event::Read { query, .. } => self.admit_request(READS, query.len(), &shared.limits),
+            Event::Propose { payload, .. } => self.admit_request(PROPOSALS, payload.len(), &shared.limits),
             Event::Storage(_) | Event::Control(_) => true,
         };
         if !fits {
@@ -237,6 +242,19 @@ impl Queues {
         }
         self.classes[class].push(event);
         None
+    }
+
+    fn admit_request(&mut self, class: usize, bytes: usize, limits: &InboxLimits) -> bool {
+        let max = if class == READS {
+            limits.reads_max
+        } else {
+            limits.proposals_max
+        };
+        let fits = self.classes[class].len() < max && self.request_bytes + bytes <= limits.request_bytes_max;
+        if fits {
+            self.request_bytes += bytes;
+        }
+        fits
     }
 
     fn admit_messages(&mut self, messages: &[GroupMessage], limits: &InboxLimits) -> bool {

@@ -1,4 +1,30 @@
-//! Many Raft replicas in one worker: one turn, one frame per node, one log batch. Sans-IO except `host`.
+//! Many Raft groups in one process: [`Worker`] takes turns for the groups of one thread, `host` runs workers on
+//! threads and gives a program `host::Raft`, the handle to one group. Everything but `host` is sans-IO and
+//! deterministic: the simulator runs the same turns as production.
+//!
+//! A turn, in the order in which it happens ([`Worker::turn`]):
+//!
+//! 1. drain the [`Inbox`]: everything that has happened, by class;
+//! 2. read the [`Clock`], after the drain;
+//! 3. step the replicas the events are for, and those whose deadline has come;
+//! 4. hand each touched group its reads, as one, then its proposals, as one;
+//! 5. collect every touched group's `Ready` and fold them: messages into one [`Frame`] per node and lane, writes into
+//!    one [`LogBatch`] that carries the frames that may leave only after its fsync;
+//! 6. send, submit;
+//! 7. apply what is committed, evaluate reads whose index is applied, answer;
+//! 8. if a checkpoint is wanted, freeze: the state machine first, then one row per changed group.
+//!
+//! ```text
+//!   heartbeats of 1,000 groups to node 2 ----+
+//!   acknowledgements to node 2 -- (fsync) ---+--> control lane --> one frame
+//!   appends of 40 groups to node 2 -------------> entries lane --> one frame
+//! ```
+//!
+//! What others bring: a [`RaftStorage`], a [`RaftNetwork`] and a [`StateMachine`]. The module `testing` has all three in memory,
+//! and the suites that every storage and every network must pass.
+//!
+//! Missing so far, and why: membership changes, snapshots to lagging peers, node-level liveness and sleeping groups
+//! come with the issues that need them; their places in the formats are kept.
 
 mod counters;
 mod event;

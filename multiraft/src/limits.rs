@@ -8,7 +8,10 @@ pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 pub const FRAME_BYTES_SOFT: usize = 1 << 20;
 
 /// Most bytes of a frame on the wire. Larger ones are refused by the receiver before they are read.
-pub const FRAME_BYTES_MAX: usize = 64 << 20;
+pub const FRAME_BYTES_MAX: usize = 32 << 20;
+
+/// Most that `Options::append_bytes_max` may be.
+pub const APPEND_BYTES_MAX: usize = 4 << 20;
 
 /// Payloads of at least this many bytes stay a chunk of their own: sent without being copied.
 pub const CHUNK_BYTES_MIN: usize = 4 << 10;
@@ -37,6 +40,12 @@ pub const INBOX_MESSAGE_BYTES_MAX: usize = 256 << 20;
 /// Most reads, and most proposals, waiting in one inbox.
 pub const INBOX_REQUESTS_MAX: usize = 1 << 16;
 
+/// Most bytes of reads and proposals waiting in one inbox.
+pub const INBOX_REQUEST_BYTES_MAX: usize = 64 << 20;
+
+/// Most bytes of proposals that a worker has taken and not answered.
+pub const WAITING_BYTES_PER_WORKER_MAX: usize = 256 << 20;
+
 /// Most reads and proposals of one group that a worker has taken and not answered.
 pub const WAITING_PER_GROUP_MAX: usize = 1 << 16;
 
@@ -55,13 +64,18 @@ const _: () = {
         "a full inbox must fit into one idle group"
     );
     assert!(WAITING_PER_GROUP_MAX <= WAITING_PER_WORKER_MAX);
+    assert!(INBOX_REQUEST_BYTES_MAX <= WAITING_BYTES_PER_WORKER_MAX);
+    assert!(
+        PAYLOAD_BYTES_MAX <= INBOX_REQUEST_BYTES_MAX,
+        "one request always fits into an empty inbox"
+    );
     assert!(
         FRAME_BYTES_MAX <= INBOX_MESSAGE_BYTES_MAX,
         "the largest frame must fit beside others"
     );
     assert!(
-        FRAME_BYTES_SOFT + 2 * PAYLOAD_BYTES_MAX <= FRAME_BYTES_MAX,
-        "an open frame must have room for one more append: append_bytes_max and one oversized payload"
+        FRAME_BYTES_SOFT + APPEND_BYTES_MAX + PAYLOAD_BYTES_MAX + APPEND_BYTES_MAX <= FRAME_BYTES_MAX,
+        "an open frame must have room for one more append whose last entry is oversized, headers included"
     );
     assert!(
         FRAME_BYTES_MAX <= u32::MAX as usize,

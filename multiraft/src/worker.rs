@@ -20,8 +20,8 @@ use crate::event::{Control, Event};
 use crate::group::{Answers, Group, Moment};
 use crate::inbox::Inbox;
 use crate::limits::{
-    PAYLOAD_BYTES_MAX, TAIL_BYTES_PER_GROUP_MIN, TAIL_BYTES_PER_WORKER, WAITING_PER_GROUP_MAX,
-    WAITING_PER_WORKER_MAX,
+    APPEND_BYTES_MAX, PAYLOAD_BYTES_MAX, TAIL_BYTES_PER_GROUP_MIN, TAIL_BYTES_PER_WORKER,
+    WAITING_BYTES_PER_WORKER_MAX, WAITING_PER_GROUP_MAX, WAITING_PER_WORKER_MAX,
 };
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
@@ -59,6 +59,8 @@ pub struct WorkerOptions {
     pub waiting_per_group_max: usize,
     /// The same for all groups together.
     pub waiting_max: usize,
+    /// Bytes of proposals that may wait, of all groups together; more are refused as `Overloaded`.
+    pub waiting_bytes_max: usize,
     /// How long proposals wait for their fate after their leader stepped down.
     pub patience: Duration,
     /// Seeds the replicas' election timeouts.
@@ -74,6 +76,7 @@ impl Default for WorkerOptions {
             tail_bytes: TAIL_BYTES_PER_WORKER,
             waiting_per_group_max: WAITING_PER_GROUP_MAX,
             waiting_max: WAITING_PER_WORKER_MAX,
+            waiting_bytes_max: WAITING_BYTES_PER_WORKER_MAX,
             seed: 0,
         }
     }
@@ -113,6 +116,7 @@ pub struct Worker<S, N, M> {
     results: Vec<Bytes>,
     answers: Answers,
     waiting: usize,
+    waiting_bytes: usize,
     ids: Ids,
     stopped: bool,
     is_full: bool,
@@ -140,6 +144,15 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         options: WorkerOptions,
         now: Instant,
     ) -> Worker<S, N, M> {
+        options
+            .replica
+            .check()
+            .expect("the options of replicas were checked");
+        let append_bytes = options.replica.append_bytes_max;
+        assert!(
+            append_bytes <= APPEND_BYTES_MAX,
+            "appends of {append_bytes} bytes may not fit into a frame"
+        );
         let mut worker = Worker {
             options,
             storage,
@@ -162,6 +175,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             results: Vec::new(),
             answers: Answers::new(),
             waiting: 0,
+            waiting_bytes: 0,
             ids: Ids::default(),
             stopped: false,
             is_full: false,
@@ -243,6 +257,11 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     /// Reads and proposals taken and not answered.
     pub fn waiting(&self) -> usize {
         self.waiting
+    }
+
+    /// Bytes of those proposals.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
     }
 
     /// The state machine.
@@ -356,7 +375,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     }
 
     fn on_read(&mut self, group: GroupId, query: Bytes, ticket: Ticket) {
-        match self.admit(group, false) {
+        match self.admit(group, None) {
             Ok(found) => found.push_read(query, ticket),
             Err(refusal) => ticket.answer(Outcome::Refused(refusal)),
         }
@@ -366,26 +385,28 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return ticket.answer(Outcome::Refused(Refusal::TooLarge));
         }
-        match self.admit(group, true) {
+        match self.admit(group, Some(payload.len())) {
             Ok(found) => found.push_proposal(payload, ticket),
             Err(refusal) => ticket.answer(Outcome::Refused(refusal)),
         }
     }
 
     /// The group a request is for, unless it must be refused.
-    fn admit(&mut self, group: GroupId, is_write: bool) -> Result<&mut Group, Refusal> {
+    fn admit(&mut self, group: GroupId, write_bytes: Option<usize>) -> Result<&mut Group, Refusal> {
         if self.stopped {
             return Err(Refusal::Stopping);
         }
         let found = self.groups.get_mut(&group).ok_or(Refusal::NoSuchGroup)?;
+        let bytes_max = self.options.waiting_bytes_max;
         let full = self.waiting >= self.options.waiting_max
             || found.waiting() >= self.options.waiting_per_group_max
-            || is_write && self.is_full;
+            || write_bytes.is_some_and(|bytes| self.is_full || self.waiting_bytes + bytes > bytes_max);
         if full {
             self.counters.overloaded += 1;
             return Err(Refusal::Overloaded);
         }
         self.waiting += 1;
+        self.waiting_bytes += write_bytes.unwrap_or(0);
         touch(&mut self.busy, group, found);
         Ok(found)
     }
@@ -446,8 +467,9 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
 
     fn stop(&mut self) {
         self.stopped = true;
-        for group in self.groups.values_mut() {
+        for (id, group) in &mut self.groups {
             group.dismiss(&mut self.answers);
+            touch(&mut self.busy, *id, group);
         }
     }
 
@@ -615,6 +637,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     fn settle(&mut self, id: GroupId) {
         let group = self.groups.get_mut(&id).expect("touched groups exist");
         group.touched = false;
+        self.waiting_bytes -= group.released_bytes();
         self.counters.reads += group.serve(id, &mut self.machine, self.moment.now, &mut self.answers);
         if group.replica.has_ready() {
             touch(&mut self.busy, id, group); // a turn of its own, at once: outputs leave in the order of the turn

@@ -166,15 +166,15 @@ impl Shift {
             if worker.is_stopped() {
                 break; // before it sleeps: nobody may ever wake it again
             }
-            self.sleep(&turn);
+            self.wait(&turn);
         }
         self.inbox.close();
         self.watches.close(self.number);
     }
 
-    fn sleep(&mut self, turn: &Turn) {
+    fn wait(&mut self, turn: &Turn) {
         let patience = turn.deadline.map(|due| due - self.clock.now());
-        if patience.is_some_and(|patience| patience.is_zero()) || !self.inbox.sleep() {
+        if patience.is_some_and(|patience| patience.is_zero()) || !self.inbox.listen() {
             return;
         }
         match patience {

@@ -4,7 +4,7 @@ use crate::types::{AnswerSink, Outcome, Ticket};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::task::{Context, Poll, Waker};
+use std::task::{self, Poll, Waker};
 
 /// Requests on their way. Dropping it forgets the answers, not the requests.
 pub(super) struct Pending {
@@ -75,10 +75,10 @@ impl AnswerSink for Shared {
 impl Future for Pending {
     type Output = Vec<Outcome>;
 
-    fn poll(self: Pin<&mut Self>, task: &mut Context<'_>) -> Poll<Vec<Outcome>> {
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Vec<Outcome>> {
         let mut state = self.shared.lock();
         if state.missing > 0 {
-            state.waker = Some(task.waker().clone());
+            state.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
         let outcomes = std::mem::take(&mut state.outcomes);

@@ -106,9 +106,9 @@ fn only_the_first_push_after_sleep_rings() {
     let rings = || bell.rings.load(Ordering::Relaxed);
     sender.push(durable());
     assert_eq!(rings(), 0, "the worker is awake");
-    assert!(!inbox.sleep(), "something is waiting");
+    assert!(!inbox.listen(), "something is waiting");
     assert_eq!(inbox.drain().events.count(), 1);
-    assert!(inbox.sleep());
+    assert!(inbox.listen());
     sender.push_all([durable(), durable()]);
     sender.push(durable());
     assert_eq!(rings(), 1);
@@ -121,6 +121,7 @@ fn requests_beyond_the_bound_are_refused_at_once_and_messages_dropped() {
         message_bytes_max: 1000,
         reads_max: 2,
         proposals_max: 3,
+        request_bytes_max: 100,
     };
     let (mut inbox, sender) = Inbox::new(limits, Arc::new(Bell::default()));
     let answers = Arc::new(Answers::default());
@@ -139,4 +140,24 @@ fn requests_beyond_the_bound_are_refused_at_once_and_messages_dropped() {
     }
     sender.push_all([messages(6), messages(4), messages(1)]);
     assert_eq!(inbox.dropped_messages(), 2);
+}
+
+#[test]
+fn requests_are_bounded_in_bytes_too() {
+    let limits = InboxLimits {
+        request_bytes_max: 100,
+        ..InboxLimits::default()
+    };
+    let (mut inbox, sender) = Inbox::new(limits, Arc::new(SilentBell));
+    let answers = Arc::new(Answers::default());
+    let propose = |bytes: usize| Event::Propose {
+        group: GroupId(2),
+        payload: Bytes::from(vec![0; bytes]),
+        ticket: ticket(&answers),
+    };
+    sender.push_all([propose(60), propose(41), propose(40), propose(1)]);
+    assert_eq!(answers.overloaded.load(Ordering::Relaxed), 2);
+    assert_eq!(inbox.drain().events.count(), 2);
+    sender.push(propose(100));
+    assert_eq!(inbox.drain().events.count(), 1);
 }

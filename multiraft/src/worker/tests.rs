@@ -434,7 +434,10 @@ fn a_proposal_whose_leader_lost_contact_is_unknown_after_its_patience() {
     assert_eq!(trio.outcome(ticket), None, "the next leader may still commit it");
     trio.pass(trio.options.patience);
     assert_eq!(trio.outcome(ticket), Some(Outcome::Unknown));
-    assert_eq!(trio.counters(0).unknown, 1);
+    assert_eq!(
+        (trio.counters(0).unknown, trio.nodes[0].worker.waiting_bytes()),
+        (1, 0)
+    );
 }
 
 #[test]
@@ -501,6 +504,34 @@ fn too_much_waiting_is_refused_at_once() {
         "a full store takes no writes"
     );
     assert_eq!(trio.outcome(read), answered(2));
+}
+
+#[test]
+fn too_many_bytes_waiting_are_refused_until_some_are_answered() {
+    let options = WorkerOptions {
+        waiting_bytes_max: 100,
+        ..WorkerOptions::default()
+    };
+    let mut trio = Trio::with_options(2, options);
+    trio.lead(0, 2);
+    let payload = |bytes: usize| Bytes::from(vec![0; bytes]);
+    let kept = [
+        trio.propose(0, GROUP, payload(60)),
+        trio.propose(0, GroupId(2), payload(40)),
+    ];
+    let excess = trio.propose(0, GROUP, payload(1));
+    trio.turn(0);
+    assert_eq!(trio.outcome(excess), refused(Refusal::Overloaded));
+    assert_eq!(trio.nodes[0].worker.waiting_bytes(), 100);
+    trio.settle();
+    assert!(kept.iter().all(|ticket| trio.outcome(*ticket) == answered(0)));
+    let follower = trio.propose(1, GROUP, payload(100));
+    trio.settle();
+    assert!(matches!(
+        trio.outcome(follower),
+        Some(Outcome::Refused(Refusal::NotLeader(_)))
+    ));
+    assert!((0..2).all(|node| trio.nodes[node].worker.waiting_bytes() == 0));
 }
 
 #[test]
@@ -641,7 +672,13 @@ fn stopping_answers_everyone_once_and_takes_nothing_more() {
     let later = trio.read(0, GROUP, b"");
     trio.settle();
     assert_eq!(trio.outcome(later), refused(Refusal::Stopping));
-    assert_eq!(trio.nodes[0].worker.waiting(), 0);
+    assert_eq!(
+        (
+            trio.nodes[0].worker.waiting(),
+            trio.nodes[0].worker.waiting_bytes()
+        ),
+        (0, 0)
+    );
 }
 
 #[test]
