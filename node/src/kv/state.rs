@@ -6,6 +6,9 @@ use multiraft::Stamp;
 use std::collections::BTreeMap;
 use std::ops::{Bound, ControlFlow};
 
+/// Takes a row and says whether to go on.
+pub type Visit<'v> = &'v mut (dyn FnMut(&[u8], &Bytes) -> ControlFlow<()> + 'v);
+
 /// One group's rows, ordered by key. Reads see earlier writes. No error path: what cannot be read ends the process.
 pub trait State {
     /// The row at this key.
@@ -15,12 +18,7 @@ pub trait State {
     /// Removes a row; it may be absent.
     fn delete(&mut self, key: &[u8]);
     /// Visits the rows between the bounds in key order until told to stop.
-    fn scan(
-        &self,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
-    );
+    fn scan(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, visit: Visit<'_>);
 }
 
 impl State for BTreeMap<Bytes, Bytes> {
@@ -36,12 +34,7 @@ impl State for BTreeMap<Bytes, Bytes> {
         self.remove(key);
     }
 
-    fn scan(
-        &self,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        visit: &mut dyn FnMut(&[u8], &Bytes) -> ControlFlow<()>,
-    ) {
+    fn scan(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, visit: Visit<'_>) {
         if is_empty(start, end) {
             return;
         }

@@ -1,14 +1,19 @@
 //! A service without a cluster: several ranges, each one group in memory, and a clock that a test may steer.
 //! It answers within `submit`, or, held back, in the order in which a test lets requests go.
 
+use super::{RespOptions, serve};
 use crate::kv::{Applier, State, evaluate};
 use crate::service::{Kind, RangeRoute, Request, Service, Target};
 use bytes::Bytes;
 use multiraft::{GroupId, Outcome, Queried, Stamp, Ticket};
 use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
 
 /// See the module.
 pub struct MemoryService {
@@ -143,5 +148,45 @@ impl Service for MemoryService {
 
     fn ranges(&self) -> Vec<RangeRoute> {
         self.ranges.clone()
+    }
+}
+
+/// A gateway on a free loopback port, served by a thread of its own until this value is dropped.
+pub struct Gateway {
+    /// Where clients connect.
+    pub address: SocketAddr,
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Gateway {
+    /// Starts it.
+    pub fn start(service: Arc<dyn Service>, options: RespOptions) -> io::Result<Gateway> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let (stop, stopped) = watch::channel(false);
+        let listener = {
+            let _entered = runtime.enter();
+            tokio::net::TcpListener::from_std(listener)?
+        };
+        let thread = thread::spawn(move || runtime.block_on(serve(listener, service, options, stopped)));
+        Ok(Gateway {
+            address,
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.stop.send(true);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
     }
 }
