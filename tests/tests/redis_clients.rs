@@ -96,7 +96,11 @@ try:
 except redis.AuthenticationError:
     pass
 ";
-    run("python3", &["-", &gateway.address.port().to_string()], script);
+    run(
+        "/usr/bin/python3",
+        &["-", &gateway.address.port().to_string()],
+        script,
+    );
 }
 
 #[test]

@@ -10,7 +10,7 @@ use std::fmt;
 pub(crate) const FORMAT: u8 = 1;
 
 /// Borrowed bytes, encoded as one block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Slice<'a>(pub &'a [u8]);
 
 impl<'a> From<&'a [u8]> for Slice<'a> {
@@ -181,6 +181,10 @@ pub enum Lifetime {
 
 /// When `Expire` changes a deadline. No flag: in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "four flags of the protocol, each free of the others"
+)]
 pub struct ExpireCondition {
     /// Only if there is none (NX).
     pub none: bool,

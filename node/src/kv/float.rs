@@ -30,7 +30,15 @@ pub fn add(first: &[u8], second: &[u8]) -> Result<String, Error> {
 
 /// Decimal exponents beyond this are refused (large) or zero (small).
 const EXPONENT_MAX: i64 = 1200;
+const EXPONENT_MIN: i64 = -EXPONENT_MAX;
 const _: () = assert!(FLOAT_TEXT_MAX < EXPONENT_MAX as usize);
+/// Smaller decimals vanish in 80 bits, and are refused for it: the smallest float is 2^-16445.
+const DECIMAL_MAGNITUDE_MIN: i64 = -4950;
+/// The same for hexadecimal numbers.
+const BINARY_MAGNITUDE_MIN: i64 = -16_445;
+/// As `EXPONENT_MAX`, for hexadecimal numbers.
+const BINARY_EXPONENT_MAX: i64 = 8192;
+const BINARY_EXPONENT_MIN: i64 = -BINARY_EXPONENT_MAX;
 /// Digits after the point.
 const FRACTION_DIGITS: usize = 17;
 /// 10^17.
@@ -76,22 +84,20 @@ fn parse_decimal(text: &[u8]) -> Option<Float> {
     let (digits, mark) = split_at_mark(text, b'e');
     let (number, fraction) = read_digits(digits, 10)?;
     let exponent = mark.map_or(Some(0), read_exponent)? - fraction;
-    if number.is_zero() || exponent < -EXPONENT_MAX {
-        return Some(Float {
-            negative: false,
-            mantissa: 0,
-            exponent: 0,
-        });
+    // Counts leading zeros too: close enough at magnitudes that no sum shows.
+    let magnitude = exponent + i64::try_from(digits.len()).ok()?;
+    match exponent {
+        _ if number.is_zero() => Some(Float::ZERO),
+        _ if magnitude < DECIMAL_MAGNITUDE_MIN => None,
+        ..EXPONENT_MIN => Some(Float::ZERO),
+        EXPONENT_MIN..0 => Some(quotient(&number, &Natural::power_of_ten(exponent.unsigned_abs()))),
+        0..=EXPONENT_MAX => Some(Float::round(
+            &number.times(&Natural::power_of_ten(exponent.unsigned_abs())),
+            0,
+            false,
+        )),
+        _ => None,
     }
-    if exponent > EXPONENT_MAX {
-        return None;
-    }
-    let power = Natural::power_of_ten(exponent.unsigned_abs());
-    Some(if exponent >= 0 {
-        Float::round(&number.times(&power), 0, false)
-    } else {
-        quotient(&number, &power)
-    })
 }
 
 fn parse_hex(text: &[u8]) -> Option<Float> {
@@ -99,17 +105,10 @@ fn parse_hex(text: &[u8]) -> Option<Float> {
     let (number, fraction) = read_digits(digits, 16)?;
     let exponent = mark.map_or(Some(0), read_exponent)? - 4 * fraction;
     match exponent {
-        _ if number.is_zero() => Some(Float {
-            negative: false,
-            mantissa: 0,
-            exponent: 0,
-        }),
-        ..-8192 => Some(Float {
-            negative: false,
-            mantissa: 0,
-            exponent: 0,
-        }),
-        -8192..=8192 => Some(Float::round(&number, exponent, false)),
+        _ if number.is_zero() => Some(Float::ZERO),
+        ..BINARY_MAGNITUDE_MIN => None,
+        BINARY_MAGNITUDE_MIN..BINARY_EXPONENT_MIN => Some(Float::ZERO),
+        BINARY_EXPONENT_MIN..=BINARY_EXPONENT_MAX => Some(Float::round(&number, exponent, false)),
         _ => None,
     }
 }
@@ -167,6 +166,12 @@ fn quotient(number: &Natural, divisor: &Natural) -> Float {
 }
 
 impl Float {
+    const ZERO: Float = Float {
+        negative: false,
+        mantissa: 0,
+        exponent: 0,
+    };
+
     /// The nearest float to `number * 2^exponent` (and a bit more, if `sticky`), ties to even.
     fn round(number: &Natural, exponent: i64, sticky: bool) -> Float {
         let excess = number.bits().saturating_sub(MANTISSA_BITS);
@@ -466,7 +471,21 @@ mod tests {
     #[test]
     fn what_is_not_a_number_is_refused() {
         for text in [
-            "", " 1", "1 ", "1e", "1e+", ".", "abc", "nan", "0x", "1.2.3", "--1", "1e99999", "+",
+            "",
+            " 1",
+            "1 ",
+            "1e",
+            "1e+",
+            ".",
+            "abc",
+            "nan",
+            "0x",
+            "1.2.3",
+            "--1",
+            "1e99999",
+            "1e-99999",
+            "0x1p-99999",
+            "+",
         ] {
             assert_eq!(add(text.as_bytes(), b"1"), Err(Error::NotFloat), "{text:?}");
         }

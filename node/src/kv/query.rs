@@ -72,12 +72,6 @@ pub struct Scan<'a> {
     pub values: bool,
 }
 
-impl Default for Slice<'_> {
-    fn default() -> Self {
-        Slice(&[])
-    }
-}
-
 impl<'a> Query<'a> {
     /// The bytes to send.
     pub fn encode(&self) -> Bytes {

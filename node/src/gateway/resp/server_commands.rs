@@ -62,7 +62,7 @@ pub(super) fn info(call: &mut Call<'_>) -> Outcome {
                     .any(|name| call.is(at, name))
             })
     };
-    let sections: [(&str, fn(&Node) -> String); 4] = [
+    let sections: [(&str, Section); 4] = [
         ("server", server_section),
         ("clients", clients_section),
         ("stats", stats_section),
@@ -79,6 +79,9 @@ pub(super) fn info(call: &mut Call<'_>) -> Outcome {
     call.reply().verbatim(&text);
     Ok(None)
 }
+
+/// Writes one section of INFO.
+type Section = fn(&Node) -> String;
 
 fn server_section(node: &Node) -> String {
     let mut text = String::new();

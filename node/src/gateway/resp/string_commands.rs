@@ -122,7 +122,7 @@ pub(super) fn msetnx(call: &mut Call<'_>) -> Outcome {
 }
 
 fn put_many(call: &Call<'_>, absent: bool, shape: Shape) -> Outcome {
-    if call.arguments.len() % 2 == 0 {
+    if call.arguments.len().is_multiple_of(2) {
         return Err(wrong_arity(call.spec.name));
     }
     call.demand_one_tag(2)?;
