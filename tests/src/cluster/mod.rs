@@ -1,0 +1,151 @@
+//! Clusters of real `flotilla start` processes on loopback: started, killed and restarted by pid, never by name.
+//! No load and no checks here; those are the tests'.
+
+mod http;
+mod node;
+
+pub use http::get;
+pub use node::Node;
+
+use std::net::{TcpListener, UdpSocket};
+use std::path::PathBuf;
+use std::process::Command;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// How long a wait may take before the test fails: generous, because a loaded machine is slow, never a measurement.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A static cluster with its own CA, directories and ports. Dropping it kills what still runs.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Nodes 1..=n in order.
+    pub nodes: Vec<Node>,
+    /// Holds certificates, node directories and logs; removed when dropped.
+    pub dir: tempfile::TempDir,
+}
+
+impl Cluster {
+    /// Starts `count` processes with `ranges` ranges and waits until each says it is ready.
+    pub fn start(count: usize, ranges: usize, more: &[&str]) -> Cluster {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        make_certificates(dir.path(), count);
+        let ports: Vec<[u16; 3]> = (0..count)
+            .map(|_| [free_udp_port(), free_tcp_port(), free_tcp_port()])
+            .collect();
+        let members: Vec<String> = ports
+            .iter()
+            .enumerate()
+            .map(|(at, ports)| format!("{}=127.0.0.1:{}", at + 1, ports[0]))
+            .collect();
+        let mut nodes: Vec<Node> = ports
+            .iter()
+            .enumerate()
+            .map(|(at, ports)| Node::new(at + 1, *ports, dir.path(), &members.join(","), ranges, more))
+            .collect();
+        nodes.iter_mut().for_each(Node::spawn);
+        let cluster = Cluster { nodes, dir };
+        cluster.wait_ready();
+        cluster
+    }
+
+    /// Waits until every running node says it is ready; fails the test with the node's log if one does not.
+    pub fn wait_ready(&self) {
+        self.nodes
+            .iter()
+            .filter(|node| node.is_running())
+            .for_each(Node::wait_ready);
+    }
+}
+
+/// Polls `condition` until it holds; fails the test with `what` after `PATIENCE`.
+pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(
+            begin.elapsed() < PATIENCE,
+            "still waiting after {PATIENCE:?}: {what}"
+        );
+        std::thread::sleep(Duration::from_millis(20)); // pace: polling, bounded by PATIENCE
+    }
+}
+
+/// The binary under test, built once per run in the profile of this test.
+pub fn flotilla() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build).clone()
+}
+
+fn build() -> PathBuf {
+    let exe = std::env::current_exe().expect("a test has a path");
+    let profile = exe
+        .ancestors()
+        .nth(2)
+        .expect("target/PROFILE/deps/test")
+        .to_owned();
+    let release: &[&str] = if profile.ends_with("release") {
+        &["--release"]
+    } else {
+        &[]
+    };
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--package", "flotilla"])
+        .args(release)
+        .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+        .status()
+        .expect("cargo runs");
+    assert!(status.success(), "cargo build of the binary failed");
+    profile.join("flotilla")
+}
+
+/// Runs the binary with these arguments and fails the test if it fails.
+pub fn run(arguments: &[&str]) -> String {
+    let output = Command::new(flotilla())
+        .args(arguments)
+        .output()
+        .expect("the binary runs");
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(
+        output.status.success(),
+        "flotilla {arguments:?}: {}\n{out}\n{err}",
+        output.status
+    );
+    out.into_owned()
+}
+
+/// A CA, a certificate for each node, and one for a client, made by the CLI.
+fn make_certificates(dir: &std::path::Path, count: usize) {
+    let dir = dir.to_str().expect("temporary paths are text");
+    run(&["cert", "ca", "--dir", dir]);
+    for id in 1..=count {
+        run(&[
+            "cert",
+            "node",
+            "--dir",
+            dir,
+            "--id",
+            &id.to_string(),
+            "--host",
+            "127.0.0.1",
+        ]);
+    }
+    run(&["cert", "client", "--dir", dir]);
+}
+
+fn free_tcp_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a free port")
+        .port()
+}
+
+fn free_udp_port() -> u16 {
+    UdpSocket::bind("127.0.0.1:0")
+        .and_then(|socket| socket.local_addr())
+        .expect("a free port")
+        .port()
+}

@@ -1,0 +1,131 @@
+//! One real process: its command line, its pid, its log.
+
+use super::{flotilla, get, wait_until};
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+/// A `flotilla start` process, running or not.
+#[derive(Debug)]
+pub struct Node {
+    /// Its id, from 1.
+    pub id: usize,
+    /// UDP port of its QUIC endpoint.
+    pub quic_port: u16,
+    /// TCP port of health and metrics.
+    pub http_port: u16,
+    /// TCP port for Redis clients.
+    pub resp_port: u16,
+    /// Where its output goes.
+    pub log: PathBuf,
+    arguments: Vec<String>,
+    child: Option<Child>,
+}
+
+impl Node {
+    /// Prepares node `id`; `members` is the whole `--initial-cluster`, `ports` are quic, http, resp.
+    pub fn new(id: usize, ports: [u16; 3], dir: &Path, members: &str, ranges: usize, more: &[&str]) -> Node {
+        let path = |name: String| dir.join(name).display().to_string();
+        let mut arguments: Vec<String> = vec!["start".into()];
+        let mut flag = |name: &str, value: String| arguments.extend([format!("--{name}"), value]);
+        flag("node-id", id.to_string());
+        flag("data-dir", path(format!("data-{id}")));
+        flag("listen-quic", format!("127.0.0.1:{}", ports[0]));
+        flag("listen-http", format!("127.0.0.1:{}", ports[1]));
+        flag("listen-resp", format!("127.0.0.1:{}", ports[2]));
+        flag("initial-cluster", members.to_owned());
+        flag("ranges", ranges.to_string());
+        flag("certs-ca", path("ca.crt".into()));
+        flag("certs-cert", path(format!("node-{id}.crt")));
+        flag("certs-key", path(format!("node-{id}.key")));
+        arguments.extend(more.iter().map(|text| (*text).to_owned()));
+        let [quic_port, http_port, resp_port] = ports;
+        Node {
+            id,
+            quic_port,
+            http_port,
+            resp_port,
+            log: dir.join(format!("node-{id}.log")),
+            arguments,
+            child: None,
+        }
+    }
+
+    /// Starts the process; its output is appended to `log`.
+    pub fn spawn(&mut self) {
+        assert!(self.child.is_none(), "node {} runs already", self.id);
+        let log: File = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&self.log)
+            .expect("the log opens");
+        let child = Command::new(flotilla())
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a second handle"))
+            .stderr(log)
+            .spawn()
+            .expect("the binary starts");
+        self.child = Some(child);
+    }
+
+    /// True from `spawn` until `kill` or `stop`.
+    pub fn is_running(&self) -> bool {
+        self.child.is_some()
+    }
+
+    /// The process id while running.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
+    /// kill -9: no goodbye, no flush.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("only a running node is killed");
+        child.kill().expect("SIGKILL is delivered");
+        child.wait().expect("the process is reaped");
+    }
+
+    /// SIGTERM, and the exit status it leads to.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("only a running node is stopped");
+        let pid = rustix::process::Pid::from_child(&child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("SIGTERM is delivered");
+        child.wait().expect("the process is reaped")
+    }
+
+    /// Waits until `/readyz` answers 200; fails the test with the log's end otherwise.
+    pub fn wait_ready(&self) {
+        let log = self.log.clone();
+        let tail = move || std::fs::read_to_string(&log).unwrap_or_default();
+        wait_until(
+            &format!("node {} is ready; its log: {}", self.id, self.log.display()),
+            || {
+                let ready = matches!(get(self.http_port, "/readyz"), Ok((200, _)));
+                assert!(ready || !self.has_ended(), "node {} ended:\n{}", self.id, tail());
+                ready
+            },
+        );
+    }
+
+    fn has_ended(&self) -> bool {
+        self.pid()
+            .is_none_or(|pid| !Path::new(&format!("/proc/{pid}/stat")).exists() || is_zombie(pid))
+    }
+}
+
+fn is_zombie(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
+        stat.rsplit(')')
+            .next()
+            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
+    })
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if self.is_running() {
+            self.kill();
+        }
+    }
+}
