@@ -1,10 +1,12 @@
 //! Real files: locks, identities, formats, bit flips, and what stock redb makes of them.
 
-use super::world::{IDENTITY, Model, World, options};
+use super::world::{IDENTITY, Model, World, contents, options};
 use crate::limits::{BLOCK_BYTES, LOG_AT, RING_AT};
-use crate::{Closed, ClusterId, Disk, ExitReason, FileDisk, Identity, OpenError, SimDisk, Store};
-use multiraft::NodeId;
+use crate::{Closed, ClusterId, Disk, FileDisk, Identity, OpenError, SimDisk, Store};
+use bytes::Bytes;
+use multiraft::{GroupId, NodeId};
 use redb::{ReadableDatabase, ReadableTableMetadata};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -214,53 +216,67 @@ fn a_torn_last_record_is_dropped() {
     world.step();
 }
 
+/// What a node finds when it reads everything it has.
+type Everything = Vec<(GroupId, u64, BTreeMap<Vec<u8>, Bytes>)>;
+
 #[test]
-fn a_flipped_bit_in_stored_data_ends_the_process_and_is_never_absent() {
+fn a_flipped_bit_in_stored_data_is_never_read_as_another_value() {
     let disk = Arc::new(SimDisk::new());
-    let mut model = Model::new(6);
-    let mut world = World::open(Arc::clone(&disk) as _, model).unwrap();
+    let mut world = World::open(Arc::clone(&disk) as _, Model::new(6)).unwrap();
     (0..80).for_each(|_| world.step());
-    model = world.close().1;
+    world.close();
+    let expected = read_everything(&disk).expect("the file is sound");
+    assert!(
+        expected.iter().all(|(_, _, contents)| contents.len() > 5),
+        "{expected:?}"
+    );
     let length = disk.bytes().unwrap();
-    let (mut silent, mut ended) = (0, 0);
-    // Every 97th byte of the file, each in a copy of it.
-    for offset in (0..length).step_by(97).skip(3) {
+    let (mut ended, mut harmless, mut hidden) = (0, 0, 0);
+    for offset in (3..length).step_by(97) {
         let copy = Arc::new(disk.kill());
         copy.flip_bit(offset, 3);
-        match super::world::run(|| read_everything(&copy, &model)) {
-            Ok(true) => silent += 1,
-            Ok(false) => ended += 1,
-            Err(end) => {
+        match read_everything(&copy) {
+            None => ended += 1,
+            Some(found) if found == expected => harmless += 1,
+            Some(found) => {
                 assert!(
-                    matches!(end.reason, ExitReason::Corrupt | ExitReason::WriteFailed),
-                    "{}",
-                    end.message
+                    is_part(&found, &expected),
+                    "a flipped bit at {offset} was read as something else"
                 );
-                ended += 1;
+                hidden += 1;
             }
         }
     }
     assert!(
-        ended > 50,
-        "{ended} flips were noticed, {silent} hit nothing that is read"
+        ended > 50 && harmless > 50,
+        "{ended} flips were noticed, {harmless} hit nothing that is read"
+    );
+    assert!(
+        hidden * 50 <= ended,
+        "{hidden} flips hid rows, {ended} were noticed; see DESIGN.md, Known limits"
     );
 }
 
-/// Opens and reads; whatever is read must be right. False: the store did not open. On some damaged pages redb panics
-/// while it opens: that ends the process too, if without our exit code.
-fn read_everything(disk: &Arc<SimDisk>, model: &Model) -> bool {
-    let copy = Arc::new(disk.kill());
-    if std::panic::catch_unwind(|| drop(Store::open_on(copy, IDENTITY, options(2)))).is_err() {
-        return false;
-    }
-    match World::open(Arc::clone(disk) as _, model.clone()) {
-        Ok(world) => {
-            world.check_contents();
-            true
-        }
-        Err(OpenError::Corrupt(_) | OpenError::Io { .. } | OpenError::NewerFormat { .. }) => false,
-        Err(error) => panic!("{error}"),
-    }
+/// True when rows may be missing, but none is wrong.
+fn is_part(found: &Everything, expected: &Everything) -> bool {
+    found.iter().all(|(group, applied, contents)| {
+        let sound = expected.iter().find(|(of, at, _)| (of, at) == (group, applied));
+        sound.is_some_and(|(_, _, sound)| contents.iter().all(|(key, value)| sound.get(key) == Some(value)))
+    })
+}
+
+/// `None`: the process ended. On some damaged pages it is redb that panics: that ends it too, if without our code.
+fn read_everything(disk: &Arc<SimDisk>) -> Option<Everything> {
+    std::panic::catch_unwind(|| {
+        let opened = Store::open_on(Arc::new(disk.kill()), IDENTITY, options(1)).ok()?;
+        let state = opened.store.state(0);
+        let groups = opened.groups.iter().map(|found| {
+            let group = found.group;
+            (group, found.restored.applied.0, contents(&state, group))
+        });
+        Some(groups.collect())
+    })
+    .unwrap_or_default()
 }
 
 #[test]

@@ -4,4 +4,5 @@ mod conformance;
 mod crash;
 mod files;
 mod reads;
+mod threads;
 mod world;
