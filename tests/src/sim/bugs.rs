@@ -8,7 +8,7 @@ use std::fmt;
 pub enum Bug {
     /// The disk reports a write as durable before it is.
     DiskReportsEarly,
-    /// The same, but only for writes that hold entries and no vote.
+    /// The same, but only for a follower's entries, not for votes.
     DiskReportsEntriesEarly,
     /// The disk reports a checkpoint as durable before it is.
     DiskReportsCheckpointsEarly,

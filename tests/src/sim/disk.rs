@@ -292,7 +292,7 @@ impl Contents {
         let mut completions = Vec::new();
         for batch in self.pending.iter_mut().filter(|batch| batch.id != REPORTED) {
             let has_votes = batch.writes.iter().any(|write| write.hard_state.is_some());
-            if only_entries && has_votes {
+            if only_entries && (has_votes || batch.then_send.is_empty()) {
                 break; // completions stay in order
             }
             completions.push(completion(batch));
