@@ -123,9 +123,13 @@ impl Sum {
             Payload::Command(stamp, command) => {
                 self.clock = self.clock.max(*stamp);
                 self.sum = self.sum.wrapping_add(number(command));
-                self.digest = command
-                    .iter()
-                    .fold(self.digest, |digest, byte| mix(digest, u64::from(*byte)));
+                self.digest = mix(self.digest, command.len() as u64);
+                for word in command.chunks(8) {
+                    self.digest = mix(
+                        self.digest,
+                        word.iter().fold(0, |sum, byte| sum << 8 | u64::from(*byte)),
+                    );
+                }
                 Tally::add(self.sum)
             }
             Payload::Membership(_) => Bytes::new(),
