@@ -22,10 +22,11 @@ pub const DIAL_STAGGER: Duration = Duration::from_millis(150);
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest such wait.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// A connection is given up when nothing was heard for this long.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection is given up when nothing was heard for this long: a node that was killed says nothing. Shorter than
+/// the usual deadline of a call, so that a read can still be asked elsewhere.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// A silent connection is probed this often.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(3);
+pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// Socket buffers asked for, in bytes.
 pub const SOCKET_BYTES: usize = 4 << 20;
 /// Bytes of answers that may be on their way to us.

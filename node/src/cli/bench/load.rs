@@ -254,7 +254,88 @@ impl Fill {
 
 #[cfg(test)]
 mod tests {
+    use super::super::plan::tests::plan;
+    use super::super::resp::RespClient;
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::{TcpListener, TcpStream};
+
+    /// Answers every command with +OK, but stands still for `stall` after the first 50. Counts commands by their
+    /// asterisks: values must be empty.
+    async fn answer_all(mut stream: TcpStream, stall: Duration) {
+        let (mut answered, mut bytes) = (0, [0; 4096]);
+        while let Ok(length) = stream.read(&mut bytes).await
+            && length > 0
+        {
+            let commands = bytes[..length].iter().filter(|byte| **byte == b'*').count();
+            if answered < 50 && answered + commands >= 50 {
+                sleep(stall).await;
+            }
+            answered += commands;
+            stream
+                .write_all(&b"+OK\r\n".repeat(commands))
+                .await
+                .expect("the client is there");
+        }
+    }
+
+    async fn against_a_stalling_server(plan: Plan, stall: Duration) -> Report {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a socket");
+        let at = listener.local_addr().expect("bound").to_string();
+        tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.expect("a client");
+            stream.set_nodelay(true).expect("a socket");
+            answer_all(stream, stall).await;
+        });
+        let client = RespClient::connect(&at, None).await.expect("connected");
+        run(Target::Resp(vec![client], Duration::from_secs(5)), plan)
+            .await
+            .0
+    }
+
+    /// A server that stands still for 300 ms delays every request that was due meanwhile, sent or not.
+    #[tokio::test]
+    async fn the_open_loop_does_not_omit_what_was_due_during_a_stall() {
+        let plan = Plan {
+            rate: Some(500),
+            clients: 2,
+            value_size: 0,
+            ..plan("put=1")
+        };
+        let report = against_a_stalling_server(plan, Duration::from_millis(300)).await;
+        let late = report.recorder.count_above(Duration::from_millis(100));
+        assert!(
+            (480..=500).contains(&report.answered()),
+            "{} answered",
+            report.answered()
+        );
+        assert!(
+            late >= 80,
+            "only {late} were late, but some 100 were due before the last 100 ms of the stall"
+        );
+        assert_eq!(report.unsent, 0);
+    }
+
+    #[tokio::test]
+    async fn the_closed_loop_asks_again_after_each_answer() {
+        let plan = Plan {
+            duration: Duration::from_millis(300),
+            value_size: 0,
+            ..plan("put=1,get=1")
+        };
+        let report = against_a_stalling_server(plan, Duration::from_millis(100)).await;
+        assert!(
+            report.answered() > 50,
+            "{} answered, {:?}",
+            report.answered(),
+            report.first_error
+        );
+        assert_eq!(
+            report.recorder.count_above(Duration::from_millis(90)),
+            2,
+            "one for each client"
+        );
+    }
 
     #[test]
     fn requests_are_due_at_even_times() {

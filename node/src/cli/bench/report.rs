@@ -81,6 +81,14 @@ impl Recorder {
         self.first_error.get_or_insert(text);
     }
 
+    /// Requests that took longer than this.
+    #[cfg(test)]
+    pub(super) fn count_above(&self, latency: Duration) -> u64 {
+        let micros = latency.as_micros() as u64;
+        let above = |latencies: &Latencies| latencies.0.count_between(micros, LATENCY_MAX.as_micros() as u64);
+        above(&self.puts) + above(&self.gets)
+    }
+
     /// Requests answered so far.
     pub(super) fn answered(&self) -> u64 {
         self.puts.0.len() + self.gets.0.len()
