@@ -4,7 +4,7 @@ use super::Node;
 use super::codec::Arguments;
 use super::gather::{Gather, Join};
 use super::limits::PAYLOAD_BYTES_MAX;
-use super::pipeline::{Part, Work};
+use super::pipeline::{Keys, Part, Work};
 use super::reply::Reply;
 use super::session::Standing;
 use super::shape::Shape;
@@ -82,31 +82,35 @@ impl<'a> Call<'a> {
 
     /// A write to one key.
     pub(super) fn write(&self, key: &[u8], command: &Command<'_>, shape: Shape) -> Outcome {
-        Ok(Some(Work::One(
-            self.part(key, Kind::Write, command.encode())?,
-            shape,
-        )))
+        let part = self.part(key, Keys::one(key), Kind::Write, command.encode())?;
+        Ok(Some(Work::One(part, shape)))
+    }
+
+    /// A write to several keys of the group that holds this one.
+    pub(super) fn write_several(&self, key: &[u8], command: &Command<'_>, shape: Shape) -> Outcome {
+        let part = self.part(key, Keys::Several, Kind::Write, command.encode())?;
+        Ok(Some(Work::One(part, shape)))
     }
 
     /// A read of one key.
     pub(super) fn read(&self, key: &[u8], query: &Query<'_>, shape: Shape) -> Outcome {
-        Ok(Some(Work::One(
-            self.part(key, Kind::Read, query.encode())?,
-            shape,
-        )))
+        let part = self.part(key, Keys::Several, Kind::Read, query.encode())?;
+        Ok(Some(Work::One(part, shape)))
     }
 
     /// A request routed by a key.
-    pub(super) fn part(&self, key: &[u8], kind: Kind, payload: Bytes) -> Result<Part, Refused> {
+    pub(super) fn part(&self, key: &[u8], keys: Keys, kind: Kind, payload: Bytes) -> Result<Part, Refused> {
         if payload.len() > PAYLOAD_BYTES_MAX {
             return Err(format!("ERR the command is longer than {PAYLOAD_BYTES_MAX} bytes").into());
         }
         let group = self.node.service.group_of(key);
+        let target = Target::Key(key_in(&payload, key));
         Ok(Part {
             group,
-            target: Target::Key(key_in(&payload, key)),
+            target,
             kind,
             payload,
+            keys,
         })
     }
 
@@ -118,13 +122,17 @@ impl<'a> Call<'a> {
         encode: impl Fn(&[usize]) -> Bytes,
         join: Join,
     ) -> Outcome {
-        let parts = groups
-            .values()
-            .map(|places| self.part(self.argument(places[0]), kind, encode(places)));
-        Ok(Some(Work::Many(
-            parts.collect::<Result<_, _>>()?,
-            Gather::new(join),
-        )))
+        let parts = groups.values().map(|places| {
+            let first = self.argument(places[0]);
+            let keys = if places.len() == 1 {
+                Keys::one(first)
+            } else {
+                Keys::Several
+            };
+            self.part(first, keys, kind, encode(places))
+        });
+        let parts = parts.collect::<Result<_, _>>()?;
+        Ok(Some(Work::Many(parts, Gather::new(join))))
     }
 
     /// The positions of the keys from the first argument on, by the group that serves them.

@@ -4,7 +4,7 @@
 use super::call::Refused;
 use super::cursors::Cursors;
 use super::limits::GATHERED_BYTES_MAX;
-use super::pipeline::Part;
+use super::pipeline::{Keys, Part};
 use super::reply::Reply;
 use super::shape::{failure_text, refusal_text};
 use super::table::Spec;
@@ -224,6 +224,7 @@ pub(super) fn flush_part(group: GroupId) -> Part {
         target: Target::Group(group),
         kind: Kind::Write,
         payload: Command::Flush.encode(),
+        keys: Keys::Several,
     }
 }
 
@@ -234,6 +235,7 @@ pub(super) fn count_part(group: GroupId) -> Part {
         target: Target::Group(group),
         kind: Kind::Read,
         payload: Query::Count.encode(),
+        keys: Keys::Several,
     }
 }
 
@@ -250,6 +252,7 @@ pub(super) fn keys_part(group: GroupId, start: &[u8], pattern: &[u8]) -> Part {
         target: Target::Group(group),
         kind: Kind::Read,
         payload: query.encode(),
+        keys: Keys::Several,
     }
 }
 
@@ -267,6 +270,7 @@ pub(super) fn scan_part(range: &RangeRoute, start: &[u8], pattern: Option<&[u8]>
         target: Target::Group(range.group),
         kind: Kind::Read,
         payload: query.encode(),
+        keys: Keys::Several,
     }
 }
 

@@ -12,6 +12,10 @@ use crate::service::Kind;
 use bytes::Bytes;
 
 pub(super) fn del(call: &mut Call<'_>) -> Outcome {
+    if call.arguments.len() == 2 {
+        let key = Slice(call.argument(1));
+        return call.write(key.0, &Command::Delete { keys: vec![key] }, Shape::Plain);
+    }
     let groups = call.keys_by_group();
     let encode = |places: &[usize]| {
         Command::Delete {
@@ -19,11 +23,6 @@ pub(super) fn del(call: &mut Call<'_>) -> Outcome {
         }
         .encode()
     };
-    if groups.len() == 1 {
-        let places: Vec<usize> = (1..call.arguments.len()).collect();
-        let part = call.part(call.argument(1), Kind::Write, encode(&places))?;
-        return Ok(Some(Work::One(part, Shape::Plain)));
-    }
     call.for_each_group(&groups, Kind::Write, encode, Join::Sum(0))
 }
 

@@ -1,8 +1,9 @@
 //! Commands of one connection under way: which requests may be sent, and replies in the order of the commands.
 //!
 //! **Order.** Reads and writes of one connection to one group never overtake each other: a read is held back while an
-//! earlier write is outstanding, and the reverse. Requests of the same kind flow freely, so that a pipeline of pure
-//! reads or pure writes is sent at once; groups do not wait for each other.
+//! earlier write is outstanding, and the reverse. Writes to the same key, and writes to several keys, do not overtake
+//! other writes either: the service may resend one of them after another was taken. Everything else flows freely, so
+//! that a pipeline of reads, or of writes to different keys, is sent at once; groups do not wait for each other.
 
 use super::gather::{Gather, Next, Place};
 use super::limits::{OUTPUT_BYTES_SOFT, PARTS_BITS, PARTS_MAX, PIPELINE_BYTES_MAX, PIPELINE_COMMANDS_MAX};
@@ -14,6 +15,7 @@ use crate::service::{Kind, Request, Service, Target};
 use bytes::{Bytes, BytesMut};
 use multiraft::{AnswerSink, GroupId, Outcome, Ticket};
 use std::collections::{BTreeMap, VecDeque};
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +30,26 @@ pub(super) struct Part {
     pub(super) kind: Kind,
     /// The encoded command or query.
     pub(super) payload: Bytes,
+    /// Which keys it writes, for ordering.
+    pub(super) keys: Keys,
+}
+
+/// The keys of a write, as far as order needs them. Reads do not need them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keys {
+    /// One key, by its hash.
+    One(u64),
+    /// Several, or all of the group.
+    Several,
+}
+
+impl Keys {
+    /// Of a request for one key.
+    pub(super) fn one(key: &[u8]) -> Keys {
+        let mut hasher = DefaultHasher::new();
+        hasher.write(key);
+        Keys::One(hasher.finish())
+    }
 }
 
 /// What a command still has to do.
@@ -71,43 +93,78 @@ struct Slot {
 
 enum State {
     Ready(Bytes),
-    One {
-        group: GroupId,
-        kind: Kind,
-        bytes: usize,
-        shape: Shape,
-    },
+    One(Claim, Shape),
     Answered(Shape, Outcome),
     Many(Box<Many>),
 }
 
 struct Many {
-    /// (group, kind, payload bytes) of each part.
-    parts: Vec<(GroupId, Kind, usize)>,
+    parts: Vec<Claim>,
     outstanding: usize,
     gather: Gather,
+}
+
+/// What an outstanding request keeps others from.
+#[derive(Clone, Copy)]
+struct Claim {
+    group: GroupId,
+    kind: Kind,
+    keys: Keys,
+    /// Of the payload.
+    bytes: usize,
+}
+
+impl Claim {
+    fn of(part: &Part) -> Claim {
+        Claim {
+            group: part.group,
+            kind: part.kind,
+            keys: part.keys,
+            bytes: part.payload.len(),
+        }
+    }
 }
 
 /// Requests of this connection to one group.
 #[derive(Default)]
 struct Lane {
     reads: usize,
-    writes: usize,
-    waiting: VecDeque<(u64, Request)>,
+    /// Outstanding writes to one key each.
+    writes: Vec<u64>,
+    /// A write to several keys is outstanding.
+    several: bool,
+    waiting: VecDeque<(u64, Claim, Request)>,
 }
 
 impl Lane {
-    fn admits(&self, kind: Kind) -> bool {
-        match kind {
-            Kind::Read => self.writes == 0,
-            Kind::Write => self.reads == 0,
+    fn admits(&self, claim: &Claim) -> bool {
+        match (claim.kind, claim.keys) {
+            (Kind::Read, _) => self.writes.is_empty() && !self.several,
+            (Kind::Write, Keys::One(key)) => self.reads == 0 && !self.several && !self.writes.contains(&key),
+            (Kind::Write, Keys::Several) => self.is_idle(),
         }
     }
 
-    fn outstanding(&mut self, kind: Kind) -> &mut usize {
-        match kind {
-            Kind::Read => &mut self.reads,
-            Kind::Write => &mut self.writes,
+    fn is_idle(&self) -> bool {
+        self.reads == 0 && self.writes.is_empty() && !self.several
+    }
+
+    fn enter(&mut self, claim: &Claim) {
+        match (claim.kind, claim.keys) {
+            (Kind::Read, _) => self.reads += 1,
+            (Kind::Write, Keys::One(key)) => self.writes.push(key),
+            (Kind::Write, Keys::Several) => self.several = true,
+        }
+    }
+
+    fn leave(&mut self, claim: &Claim) {
+        match (claim.kind, claim.keys) {
+            (Kind::Read, _) => self.reads -= 1,
+            (Kind::Write, Keys::One(key)) => {
+                let at = self.writes.iter().position(|other| *other == key);
+                self.writes.swap_remove(at.expect("it has entered"));
+            }
+            (Kind::Write, Keys::Several) => self.several = false,
         }
     }
 }
@@ -143,25 +200,15 @@ impl Pipeline {
                 state: State::Ready(reply),
             }),
             Work::One(part, shape) => {
-                let (group, kind, bytes) = (part.group, part.kind, part.payload.len());
-                self.slots.push_back(Slot {
-                    manner,
-                    state: State::One {
-                        group,
-                        kind,
-                        bytes,
-                        shape,
-                    },
-                });
+                let state = State::One(Claim::of(&part), shape);
+                self.slots.push_back(Slot { manner, state });
                 self.send(number, part);
             }
             Work::Many(parts, gather) => {
                 assert!(parts.len() <= PARTS_MAX, "{} parts", parts.len());
+                let claims = parts.iter().map(Claim::of).collect();
                 let many = Many {
-                    parts: parts
-                        .iter()
-                        .map(|part| (part.group, part.kind, part.payload.len()))
-                        .collect(),
+                    parts: claims,
                     outstanding: parts.len(),
                     gather,
                 };
@@ -182,21 +229,15 @@ impl Pipeline {
             .checked_sub(self.first)
             .expect("answered slots are kept until all parts are");
         let slot = &mut self.slots[usize::try_from(at).expect("slots are few")];
-        match &mut slot.state {
-            State::One { .. } => {
-                let State::One {
-                    group,
-                    kind,
-                    bytes,
-                    shape,
-                } = std::mem::replace(&mut slot.state, State::Ready(Bytes::new()))
-                else {
-                    unreachable!("just matched");
-                };
+        match std::mem::replace(&mut slot.state, State::Ready(Bytes::new())) {
+            State::One(claim, shape) => {
                 slot.state = State::Answered(shape, outcome);
-                self.finished(group, kind, bytes);
+                self.finished(&claim);
             }
-            State::Many(_) => self.on_part_answer(at, number, outcome),
+            State::Many(many) => {
+                slot.state = State::Many(many);
+                self.on_part_answer(at, number, outcome);
+            }
             State::Ready(_) | State::Answered(..) => panic!("request {number} was answered twice"),
         }
     }
@@ -206,20 +247,26 @@ impl Pipeline {
             unreachable!("the caller has looked");
         };
         let part = usize::try_from(number).expect("64 bits") & (PARTS_MAX - 1);
-        let (group, kind, bytes) = many.parts[part];
-        match many.gather.take(Place { part, group }, outcome, &*self.service) {
+        let claim = many.parts[part];
+        let place = Place {
+            part,
+            group: claim.group,
+        };
+        match many.gather.take(place, outcome, &*self.service) {
             Next::Done => {
                 many.outstanding -= 1;
-                self.finished(group, kind, bytes);
+                self.finished(&claim);
             }
             Next::More(next) => {
-                many.parts[part] = (next.group, next.kind, next.payload.len());
-                if next.group == group && next.kind == kind {
-                    self.bytes = self.bytes - bytes + next.payload.len();
+                let following = Claim::of(&next);
+                many.parts[part] = following;
+                if (following.group, following.kind, following.keys) == (claim.group, claim.kind, claim.keys)
+                {
+                    self.bytes = self.bytes - claim.bytes + following.bytes;
                     let request = self.request(next);
                     self.submit(number, request);
                 } else {
-                    self.finished(group, kind, bytes);
+                    self.finished(&claim);
                     self.send(number, next);
                 }
             }
@@ -246,15 +293,15 @@ impl Pipeline {
 
     /// Sends a request now, or when the requests to its group that it must not overtake are answered.
     fn send(&mut self, number: u64, part: Part) {
-        self.bytes += part.payload.len();
-        let (group, kind) = (part.group, part.kind);
+        let claim = Claim::of(&part);
+        self.bytes += claim.bytes;
         let request = self.request(part);
-        let lane = self.lanes.entry(group).or_default();
-        if lane.waiting.is_empty() && lane.admits(kind) {
-            *lane.outstanding(kind) += 1;
+        let lane = self.lanes.entry(claim.group).or_default();
+        if lane.waiting.is_empty() && lane.admits(&claim) {
+            lane.enter(&claim);
             self.submit(number, request);
         } else {
-            lane.waiting.push_back((number, request));
+            lane.waiting.push_back((number, claim, request));
         }
     }
 
@@ -266,23 +313,23 @@ impl Pipeline {
         self.service.submit(request, ticket);
     }
 
-    /// A request to this group was answered: others may go.
-    fn finished(&mut self, group: GroupId, kind: Kind, bytes: usize) {
-        self.bytes -= bytes;
-        let lane = self.lanes.get_mut(&group).expect("the request was counted");
-        *lane.outstanding(kind) -= 1;
+    /// A request was answered: others to its group may go.
+    fn finished(&mut self, claim: &Claim) {
+        self.bytes -= claim.bytes;
+        let lane = self.lanes.get_mut(&claim.group).expect("the request was counted");
+        lane.leave(claim);
         let mut ready = Vec::new();
         while lane
             .waiting
             .front()
-            .is_some_and(|(_, request)| lane.admits(request.kind))
+            .is_some_and(|(_, claim, _)| lane.admits(claim))
         {
-            let (number, request) = lane.waiting.pop_front().expect("there is a front");
-            *lane.outstanding(request.kind) += 1;
+            let (number, claim, request) = lane.waiting.pop_front().expect("there is a front");
+            lane.enter(&claim);
             ready.push((number, request));
         }
-        if lane.reads + lane.writes == 0 {
-            self.lanes.remove(&group);
+        if lane.is_idle() {
+            self.lanes.remove(&claim.group);
         }
         for (number, request) in ready {
             self.submit(number, request);
@@ -294,7 +341,7 @@ impl Slot {
     fn is_complete(&self) -> bool {
         match &self.state {
             State::Ready(_) | State::Answered(..) => true,
-            State::One { .. } => false,
+            State::One(..) => false,
             State::Many(many) => many.outstanding == 0,
         }
     }
@@ -315,7 +362,7 @@ impl Slot {
             },
             State::Answered(_, other) => reply.error(refusal_text(&other)),
             State::Many(many) => many.gather.write(&mut reply, self.manner.spec),
-            State::One { .. } => unreachable!("only complete slots are written"),
+            State::One(..) => unreachable!("only complete slots are written"),
         }
     }
 }

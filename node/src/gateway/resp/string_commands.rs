@@ -130,7 +130,7 @@ fn put_many(call: &Call<'_>, absent: bool, shape: Shape) -> Outcome {
         .step_by(2)
         .map(|at| (Slice(call.argument(at)), Slice(call.argument(at + 1))))
         .collect();
-    call.write(call.argument(1), &Command::PutMany { pairs, absent }, shape)
+    call.write_several(call.argument(1), &Command::PutMany { pairs, absent }, shape)
 }
 
 pub(super) fn incr(call: &mut Call<'_>) -> Outcome {
