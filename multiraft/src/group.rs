@@ -269,12 +269,11 @@ impl Group {
     pub(crate) fn give_up(&mut self, now: Instant, answers: &mut Answers) {
         if self.doubt.is_some_and(|until| until <= now) {
             self.doubt = None;
-            self.bytes = 0;
-            answers.extend(
-                self.proposed
-                    .drain(..)
-                    .map(|lost| (lost.ticket, Outcome::Unknown)),
-            );
+            // Not all that is counted: proposals of this turn may have arrived already.
+            for lost in self.proposed.drain(..) {
+                self.bytes -= lost.bytes;
+                answers.push((lost.ticket, Outcome::Unknown));
+            }
         }
     }
 

@@ -268,18 +268,13 @@ impl Contents {
         begins
     }
 
-    /// The running sync returned: one completion per batch, in order, but for those that were made up before.
-    pub(super) fn end_sync(&mut self) -> Vec<Completion> {
-        let synced = std::mem::take(&mut self.syncing);
-        let batches: Vec<LogBatch> = self.pending.drain(..synced).collect();
-        let mut completions = Vec::new();
-        for mut batch in batches {
-            self.persist(&batch);
-            if batch.id != REPORTED {
-                completions.push(completion(&mut batch));
-            }
-        }
-        completions
+    /// The running sync returned: persists its next batch. Its completion is told before the next one is persisted, so
+    /// that checkers judge what leaves by what was durable then. None inside: the completion was made up before.
+    pub(super) fn persist_next(&mut self) -> Option<Option<Completion>> {
+        self.syncing = self.syncing.checked_sub(1)?;
+        let mut batch = self.pending.pop_front().expect("a sync covers pending batches");
+        self.persist(&batch);
+        Some((batch.id != REPORTED).then(|| completion(&mut batch)))
     }
 
     /// Makes up completions of what is not durable yet, and keeps the batches for the real sync.

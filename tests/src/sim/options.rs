@@ -78,6 +78,8 @@ pub(super) struct Disk {
     /// In permille of syncs: one takes up to `stall_max`.
     pub(super) stalls: u64,
     pub(super) stall_max: Nanos,
+    /// How many times slower one node's disk is.
+    pub(super) slow_factor: u64,
     /// A checkpoint is wanted after this many bytes of log.
     pub(super) checkpoint_bytes: u64,
     /// In permille of crashes: some writes whose sync did not return survive all the same.
@@ -104,7 +106,7 @@ impl Options {
             let length = gap * rng.between(eighths.0, eighths.1) / 8;
             rng.chance(on).then_some(Every { gap, length })
         };
-        Options {
+        let mut options = Options {
             nodes: rng.pick(&[3, 3, 3, 5]),
             workers: rng.pick(&[1, 1, 2]),
             groups: rng.pick(&[1, 2, 2, 3, 4, 6]),
@@ -120,7 +122,25 @@ impl Options {
             transfers: every(&mut rng, 500, (60, 500), (1, 1)),
             safety: rng.between(1500, 4000) * MS,
             raft,
+        };
+        if rng.chance(250) {
+            options.heat(&mut rng);
         }
+        options
+    }
+
+    /// Everyone at one key: a stale read shows only where others just wrote.
+    fn heat(&mut self, rng: &mut Rng) {
+        self.groups = 1;
+        self.load = Load {
+            clients: 16,
+            keys: 1,
+            reads: 500,
+            ahead: 0,
+            think: rng.pick(&[2, 5]) * MS,
+            pad: 0,
+            timeout: rng.pick(&[100, 300]) * MS,
+        };
     }
 
     /// The same run without faults and with a steady load: what a new checker is tried on first.
@@ -145,6 +165,7 @@ impl Options {
         };
         self.disk.stalls = 0;
         self.disk.full = 0;
+        self.disk.slow_factor = 1;
         self.disk.sync_max = self.disk.sync_max.min(5 * MS);
         self.disk.sync_min = self.disk.sync_min.min(self.disk.sync_max);
         (self.crashes, self.partitions, self.pauses, self.transfers) = (None, None, None, None);
@@ -216,6 +237,7 @@ fn draw_disk(rng: &mut Rng) -> Disk {
         sync_max,
         stalls: rng.pick(&[0, 0, 2, 20]),
         stall_max: rng.pick(&[30, 200, 800]) * MS,
+        slow_factor: rng.pick(&[1, 1, 1, 8]),
         checkpoint_bytes: rng.pick(&[500, 4 << 10, 64 << 10]),
         survivors: rng.pick(&[0, 500, 1000]),
         full: rng.pick(&[0, 0, 0, 10]),

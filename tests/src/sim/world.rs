@@ -22,6 +22,9 @@ use std::collections::BTreeMap;
 /// More turns than any honest run takes: something spins.
 const TURNS_MAX: u64 = 3_000_000;
 
+/// Whose disk is slower than the others', in runs that have such a node.
+const SLOW_NODE: NodeId = NodeId(1);
+
 /// Everything there is.
 #[derive(Debug)]
 pub(super) struct World {
@@ -250,6 +253,9 @@ impl World {
         }
         let options = &self.options.disk;
         let mut delay = self.rng.between(options.sync_min, options.sync_max);
+        if place.node == SLOW_NODE {
+            delay *= options.slow_factor;
+        }
         if self.rng.chance(options.stalls) {
             delay += self.rng.between(0, options.stall_max);
         }
@@ -261,15 +267,16 @@ impl World {
         if self.is_absent(place, Happening::Synced) {
             return;
         }
-        let completions = self.disk(place).lock().end_sync();
+        let disk = self.disk(place);
         self.totals.syncs += 1;
-        self.transcript.note(
-            self.now,
-            "sync",
-            &[place.node.0, completions.len() as u64],
-            || format!("{} sync of {} batches", place.node, completions.len()),
-        );
-        self.complete(place, completions);
+        self.transcript.note(self.now, "sync", &[place.node.0], || {
+            format!("{} sync of {} batches", place.node, disk.lock().syncing)
+        });
+        loop {
+            let persisted = disk.lock().persist_next();
+            let Some(completion) = persisted else { break };
+            self.complete(place, completion);
+        }
         self.sync(place);
     }
 
