@@ -342,7 +342,7 @@ fn every_panel_finds_data_in_prometheus_under_load() {
         assert!(missing.len() > 30, "{} queries", missing.len());
         let since = Instant::now();
         while !missing.is_empty() && since.elapsed() < PATIENCE {
-            std::thread::sleep(Duration::from_millis(500));
+            std::thread::sleep(Duration::from_millis(500)); // pace: between two looks
             missing.retain(|(_, expression)| !has_data(&site.address, expression));
         }
         assert!(missing.is_empty(), "no data for {missing:#?}");

@@ -1,13 +1,15 @@
 //! What this node can tell about the cluster: the answers of `flotilla status`, `range ls` and `node ls`.
 
-use super::board::Board;
+use super::board::{Board, Led};
 use super::duties;
 use crate::descriptor::RangeDescriptor;
 use crate::gateway::native::Admin;
 use crate::health::{Health, Kind};
+use crate::requests::Requests;
 use flotilla_client::protocol::{NodeRow, RangeRow, Status};
-use multiraft::NodeId;
 use multiraft::host::Raft;
+use multiraft::{GroupId, NodeId};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 use std::time::Instant;
 use transport_quic::Transport;
@@ -19,12 +21,21 @@ pub(super) struct Overview {
     pub(super) nodes: Vec<(NodeId, String)>,
     pub(super) ranges: Vec<(RangeDescriptor, Raft)>,
     pub(super) board: Arc<Board>,
+    pub(super) requests: Requests,
     pub(super) transport: Weak<Transport>,
     pub(super) health: Arc<Health>,
     pub(super) started: Instant,
 }
 
 impl Overview {
+    /// The leader of a range: its replica here knows, or else whoever answered last.
+    fn leader(&self, led: &BTreeMap<GroupId, Led>, range: &RangeDescriptor) -> Option<NodeId> {
+        match led.get(&range.group) {
+            Some(led) => led.by,
+            None => self.requests.routes().leader(range.group),
+        }
+    }
+
     fn is_live(&self, node: NodeId) -> bool {
         let transport = self.transport.upgrade();
         node == self.node || transport.is_some_and(|transport| transport.is_up(node))
@@ -34,8 +45,7 @@ impl Overview {
 impl Admin for Overview {
     fn status(&self) -> Status {
         let led = self.board.led();
-        let known =
-            |range: &&(RangeDescriptor, Raft)| led.get(&range.0.group).is_some_and(|led| led.by.is_some());
+        let known = |range: &&(RangeDescriptor, Raft)| self.leader(&led, &range.0).is_some();
         let here = |range: &&(RangeDescriptor, Raft)| led.get(&range.0.group).is_some_and(|led| led.here);
         let live = self.nodes.iter().filter(|(node, _)| self.is_live(*node));
         Status {
@@ -60,7 +70,7 @@ impl Admin for Overview {
                 id: range.group.0,
                 start: range.start.to_vec(),
                 end: range.end.as_ref().map(|end| end.to_vec()),
-                leader: led.get(&range.group).and_then(|led| led.by).map(|node| node.0),
+                leader: self.leader(&led, range).map(|node| node.0),
                 voters: range.replicas.values().map(|node| node.0).collect(),
                 term: status.as_ref().map_or(0, |status| status.hard_state.term.0),
                 applied: status.map_or(0, |status| status.applied.0),
@@ -84,7 +94,7 @@ impl Admin for Overview {
             leads: self
                 .ranges
                 .iter()
-                .filter(|(range, _)| led.get(&range.group).is_some_and(|led| led.by == Some(*node)))
+                .filter(|(range, _)| self.leader(&led, range) == Some(*node))
                 .count() as u64,
         };
         self.nodes.iter().map(row).collect()

@@ -5,8 +5,9 @@ use super::board::Board;
 use super::workers::wall_clock;
 use crate::apply::Expiries;
 use crate::gateway::resp::RespCounters;
-use crate::kv::Command;
+use crate::kv::{Command, Query};
 use crate::metrics::{Api, Metrics, raise};
+use crate::requests::Requests;
 use crate::service::{Kind, Request, Service, Target};
 use bytes::Bytes;
 use multiraft::host::{Host, Intake, Raft};
@@ -27,6 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How often, and how many times, to look for a status that was asked for.
 const STATUS_LOOK: Duration = Duration::from_millis(1);
 const STATUS_LOOKS: usize = 20;
+/// How often to look for leaders that are not known.
+const LOCATE_INTERVAL: Duration = Duration::from_secs(1);
 /// How long one stamp may take.
 const EXPIRY_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -67,6 +70,32 @@ fn due_here(expiries: &Expiries, board: &Board) -> Vec<GroupId> {
         due.retain(|group| led.contains(group));
     }
     due
+}
+
+/// Finds the leaders of ranges that have no replica here, so that this node can tell who they are: a request that is
+/// answered leaves its leader's name in the routes. Runs until it is dropped.
+pub(super) async fn locate(requests: &Requests, node: NodeId, service: &Arc<dyn Service>) {
+    let payload = Query::Count.encode();
+    let mut interval = tokio::time::interval(LOCATE_INTERVAL);
+    interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        let routes = requests.routes();
+        let elsewhere = routes
+            .descriptors()
+            .filter(|range| range.replica_on(node).is_none());
+        let unknown = elsewhere.filter(|range| routes.leader(range.group).is_none());
+        for group in unknown.map(|range| range.group) {
+            let request = Request {
+                target: Target::Group(group),
+                kind: Kind::Read,
+                payload: payload.clone(),
+                timeout: LOCATE_INTERVAL,
+            };
+            // Without an answer the next look asks again.
+            let _ = ask(service, request).await;
+        }
+    }
 }
 
 /// One answer for one waiter.

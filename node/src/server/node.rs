@@ -221,6 +221,7 @@ impl Core {
                 .map(|range| (range.clone(), self.host.raft(range.group)))
                 .collect(),
             board: self.board.clone(),
+            requests: self.requests.clone(),
             transport: Arc::downgrade(&self.transport),
             health: health.clone(),
             started: Instant::now(),
@@ -240,10 +241,11 @@ impl Core {
         self.serve(&gateways, plan.listeners, options, pages, &stopping)?;
         self.campaign(options.node_id);
         let (board, service) = (self.board.clone(), self.requests.door(Api::Internal));
-        let expiries = self.expiries.clone();
+        let (expiries, requests, id) = (self.expiries.clone(), self.requests.clone(), options.node_id);
         gateways.spawn(async move {
             tokio::select! {
                 () = duties::expire(&expiries, &board, &service) => {}
+                () = duties::locate(&requests, id, &service) => {}
                 () = stopped(stopping) => {}
             }
         });

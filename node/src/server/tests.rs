@@ -40,7 +40,7 @@ fn started(options: &DevOptions) -> Cluster {
     let since = Instant::now();
     while !cluster.knows_leaders() {
         assert!(since.elapsed() < PATIENCE, "no leaders");
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(5)); // pace: between two looks
     }
     cluster
 }
@@ -114,7 +114,7 @@ fn expired_keys_leave_without_traffic() {
     let since = Instant::now();
     while client.ask("DBSIZE") != ":1" {
         assert!(since.elapsed() < PATIENCE, "still there");
-        std::thread::sleep(Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20)); // pace: between two looks
     }
     drop(client);
     cluster.stop().unwrap();
