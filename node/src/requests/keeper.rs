@@ -107,13 +107,13 @@ pub(super) fn run(shared: &Arc<Shared>) {
         }
         let found = shared.sweep() > 0 || sweep_at.is_none();
         idle = if found { 0 } else { idle + 1 };
-        let sleeps = idle >= IDLE_SWEEPS && falls_asleep(shared);
+        let sleeps = idle >= IDLE_SWEEPS && dozes_off(shared);
         sweep_at = (!sleeps).then(|| Instant::now() + SWEEP_INTERVAL);
     }
 }
 
 /// Says that the thread sleeps, then looks again: a request opened after that look wakes the thread.
-fn falls_asleep(shared: &Shared) -> bool {
+fn dozes_off(shared: &Shared) -> bool {
     shared.keeper.asleep.store(true, Ordering::SeqCst);
     let empty = shared.sweep() == 0;
     empty || !shared.keeper.asleep.swap(false, Ordering::SeqCst)

@@ -142,7 +142,7 @@ pub(super) fn status_of(raft: &Raft) -> Option<Status> {
         if status.is_some() {
             return status;
         }
-        std::thread::sleep(STATUS_LOOK);
+        std::thread::sleep(STATUS_LOOK); // pace: a turn takes less
     }
     None
 }

@@ -321,7 +321,7 @@ impl Core {
 fn wait_until(holds: impl Fn() -> bool) {
     let started = Instant::now();
     while !holds() && started.elapsed() < DRAIN {
-        std::thread::sleep(LOOK);
+        std::thread::sleep(LOOK); // pace: between two looks
     }
 }
 
