@@ -48,6 +48,23 @@ fn random_commands_get_the_replies_that_redis_gives() {
     }
 }
 
+/// Commands that meet keys which just expired.
+const AFTER_EXPIRY: [&str; 13] = [
+    "INCR counter",
+    "APPEND appended x",
+    "SETNX px w",
+    "SET ex w XX",
+    "GETSET psetex w",
+    "EXPIRE setex 5",
+    "GETDEL kept",
+    "SETRANGE expire 2 x",
+    "PERSIST cut",
+    "SET cut x KEEPTTL",
+    "TTL cut",
+    "DEL pxat late",
+    "STRLEN ex",
+];
+
 #[test]
 fn keys_expire_as_in_redis() {
     let (redis, ours) = (Redis::start(), Ours::start());
@@ -94,6 +111,7 @@ fn keys_expire_as_in_redis() {
     ]);
     names.extend(["pxat", "pexpireat", "far"]);
     for wait in [0, 3000] {
+        // pace: keys expire by real time, in steps far coarser than the scheduler.
         thread::sleep(Duration::from_millis(wait));
         for name in &names {
             pair.both(&[
@@ -105,22 +123,7 @@ fn keys_expire_as_in_redis() {
         }
         pair.compare_walks();
     }
-    let after = [
-        "INCR counter",
-        "APPEND appended x",
-        "SETNX px w",
-        "SET ex w XX",
-        "GETSET psetex w",
-        "EXPIRE setex 5",
-        "GETDEL kept",
-        "SETRANGE expire 2 x",
-        "PERSIST cut",
-        "SET cut x KEEPTTL",
-        "TTL cut",
-        "DEL pxat late",
-        "STRLEN ex",
-    ];
-    pair.both(&after.map(|line| words(&line.split(' ').collect::<Vec<_>>())));
+    pair.both(&AFTER_EXPIRY.map(|line| words(&line.split(' ').collect::<Vec<_>>())));
     pair.compare_walks();
     pair.both(&[words(&["FLUSHALL"])]);
 }
@@ -289,6 +292,7 @@ fn wait_until_up(address: SocketAddr) {
             started.elapsed() < Duration::from_secs(20),
             "redis-server did not start"
         );
+        // pace: polling, bounded by the deadline above.
         thread::sleep(Duration::from_millis(20));
     }
 }
@@ -405,7 +409,7 @@ impl Pair {
             .history
             .iter()
             .filter(|old| old.iter().skip(1).any(|word| command.contains(word)));
-        let mut related: Vec<String> = related.map(|old| line(old)).collect();
+        let mut related: Vec<String> = related.map(line).collect();
         let related = related.split_off(related.len().saturating_sub(12)).join("\n  ");
         format!(
             "\n  {related}\nredis: {}\nours:  {}\n",

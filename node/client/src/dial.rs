@@ -64,6 +64,7 @@ impl Dialer {
         for i in 0..count {
             let (dialer, endpoint) = (self.clone(), self.endpoints[(self.first + i) % count].clone());
             attempts.spawn(async move {
+                // pace: the next endpoint is tried only if the one before is slow.
                 sleep(DIAL_STAGGER * i as u32).await;
                 let outcome = timeout(DIAL_TIMEOUT, dialer.reach(&endpoint)).await;
                 let outcome = outcome.unwrap_or_else(|_| Err(format!("no answer within {DIAL_TIMEOUT:?}")));

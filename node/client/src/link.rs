@@ -197,6 +197,7 @@ async fn redial(shared: &Shared, dialer: &Dialer) -> Link {
             Ok(link) => return link,
             Err(error) => shared.down(error.to_string()),
         }
+        // pace: a cluster that is down is not dialed in a loop.
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_MAX);
     }

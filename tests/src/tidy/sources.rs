@@ -74,15 +74,17 @@ fn check_stubs(name: &str, text: &str, code: &str) -> Vec<String> {
                 "{here}: an ignored test looks green; delete it or run it"
             ));
         }
-        if code.contains("sleep(") && !code.contains("fn ") && !full.contains("// pace:") {
+        let paced = full.contains("// pace:") || before.trim_start().starts_with("// pace:");
+        if (code.contains("::sleep(") || code.contains(" sleep(")) && !code.contains("fn ") && !paced {
             complaints.push(format!(
-                "{here}: a sleep needs `// pace: why` on its line (never to hide a race)"
+                "{here}: a sleep needs `// pace: why` beside or above it (never to hide a race)"
             ));
         }
         let stubs = [concat!("to", "do!("), concat!("unimpl", "emented!(")];
         if stubs.iter().any(|stub| code.contains(stub)) || full.contains(concat!("FIX", "ME")) {
             complaints.push(format!("{here}: a stub"));
         }
+        before = full;
     }
     complaints
 }

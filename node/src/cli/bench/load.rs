@@ -86,6 +86,7 @@ impl Run {
                     .record(operation, intended.elapsed(), outcome);
             }
             if is_error {
+                // pace: an error is not repeated as fast as the machine can.
                 sleep(PAUSE_AFTER_ERROR).await;
             }
         }
@@ -190,6 +191,7 @@ fn start_pacer(rate: u64, start: Instant, end: Instant, due: Arc<Semaphore>) {
             if now == end {
                 return;
             }
+            // pace: the progress bar moves at human speed.
             std::thread::sleep(step);
         }
     });
@@ -246,6 +248,7 @@ impl Fill {
                 Ok(_) => return,
                 Err(wrong) => last = Some(wrong),
             }
+            // pace: an error is not repeated as fast as the machine can.
             sleep(PAUSE_AFTER_ERROR).await;
         }
         *self.failed.borrow_mut() = last;
@@ -269,6 +272,7 @@ mod tests {
         {
             let commands = bytes[..length].iter().filter(|byte| **byte == b'*').count();
             if answered < 50 && answered + commands >= 50 {
+                // pace: the stall whose effect on the histogram is being tested.
                 sleep(stall).await;
             }
             answered += commands;

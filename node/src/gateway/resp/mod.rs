@@ -142,6 +142,7 @@ pub async fn serve(
                 // Out of descriptors, or the peer was faster: pause so that this does not spin.
                 Err(error) => {
                     tracing::warn!(%error, "could not accept a connection");
+                    // pace: out of descriptors, most likely: let some connections end.
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
