@@ -183,8 +183,19 @@ impl Group {
 
     /// Follows the replica's leadership. A proposal that waits when leadership is lost may still be committed by the
     /// next leader, or be replaced: both show when its index is applied. It waits for that, but no longer than `patience`.
-    pub(crate) fn on_leadership(&mut self, change: &LeadershipChange, now: Instant, patience: Duration) {
+    /// When leadership is won back, what our log still holds is applied once we commit; the rest is given up.
+    pub(crate) fn on_leadership(
+        &mut self,
+        change: &LeadershipChange,
+        now: Instant,
+        patience: Duration,
+        answers: &mut Answers,
+    ) {
         self.leads = change.is_self;
+        if change.is_self {
+            // Nobody need ever propose again: their fate might never show.
+            self.give_up_from(self.replica.last().index.next(), answers);
+        }
         self.doubt = if change.is_self || self.proposed.is_empty() {
             None
         } else {
@@ -376,17 +387,8 @@ impl Group {
             (*range.end(), tickets.len() as u64),
             "one entry per proposal"
         );
-        // Leftovers of an earlier term at these positions: another leader's log replaced them here, but they may still
-        // be committed if this term never commits anything.
-        while self
-            .proposed
-            .back()
-            .is_some_and(|last| last.id.index >= *range.start())
-        {
-            let lost = self.proposed.pop_back().expect("there is a last one");
-            self.bytes -= lost.bytes;
-            answers.push((lost.ticket, Outcome::Unknown));
-        }
+        // Leftovers of an earlier term at these positions.
+        self.give_up_from(*range.start(), answers);
         for (index, (ticket, bytes)) in (range.start().0..).zip(tickets) {
             let index = Index(index);
             self.proposed.push_back(Proposed {
@@ -398,6 +400,15 @@ impl Group {
             });
         }
         count
+    }
+
+    /// Gives up on proposals at and after `first`, which our log does not hold: another leader's log replaced them
+    /// here, but they may still be committed if its term never commits anything.
+    fn give_up_from(&mut self, first: Index, answers: &mut Answers) {
+        while let Some(lost) = self.proposed.pop_back_if(|last| last.id.index >= first) {
+            self.bytes -= lost.bytes;
+            answers.push((lost.ticket, Outcome::Unknown));
+        }
     }
 
     /// Answers the proposal at this position, if it is still waiting.

@@ -547,7 +547,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         self.counters.proposed += group.propose(&moment, stamp, &mut self.answers);
         let ready = group.replica.ready();
         if let Some(change) = ready.leadership {
-            group.on_leadership(&change, moment.now, self.options.patience);
+            group.on_leadership(&change, moment.now, self.options.patience, &mut self.answers);
             self.counters.elected += u64::from(change.is_self);
             self.turn.leadership.push((id, change));
         }

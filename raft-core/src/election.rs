@@ -107,6 +107,9 @@ impl Replica {
         match (outcome, &self.role) {
             (Outcome::Pending, _) => {}
             (Outcome::Won, Role::PreCandidate(_)) => self.become_candidate(false),
+            // The others answered what left with our vote before the host told us that it is durable: it will,
+            // and `count_own_vote` concludes then.
+            (Outcome::Won, _) if self.writes.hard_durable() != self.hard => {}
             (Outcome::Won, _) => self.become_leader(),
             (Outcome::Lost, _) => self.become_follower(self.hard.term, None),
         }

@@ -473,6 +473,60 @@ fn a_proposal_that_another_leader_replaced_is_refused_for_good() {
 }
 
 #[test]
+fn proposals_beyond_the_log_of_a_leader_that_won_it_back_are_given_up() {
+    let mut trio = Trio::led_by_first(1);
+    trio.cut_off.push(0);
+    let tickets = [1, 2, 3].map(|number| trio.propose(0, GROUP, Tally::add(number)));
+    let leader = trio.await_leader(1..NODES);
+    trio.cut_off.clear();
+    trio.pass(Duration::from_millis(200)); // one entry of the next leader replaces all three
+    let order = Control::Transfer {
+        group: GROUP,
+        target: ReplicaId(11),
+        ticket: trio.ticket(),
+    };
+    trio.nodes[leader].sender.push(Event::Control(order));
+    trio.settle();
+    assert_eq!(trio.status(0, GROUP).role, RoleKind::Leader);
+    assert_eq!(trio.status(0, GROUP).last.index, Index(3));
+    trio.pass(trio.options.patience); // nobody proposes
+    for ticket in &tickets[..2] {
+        let outcome = trio.outcome(*ticket);
+        assert!(
+            matches!(outcome, Some(Outcome::Refused(Refusal::NotLeader(_)))),
+            "another entry stands there: {outcome:?}"
+        );
+    }
+    assert_eq!(trio.outcome(tickets[2]), Some(Outcome::Unknown));
+    let worker = &trio.nodes[0].worker;
+    assert_eq!((worker.waiting(), worker.waiting_bytes()), (0, 0));
+}
+
+#[test]
+fn votes_may_arrive_before_the_report_that_the_request_for_them_could_leave() {
+    let mut trio = Trio::new(1);
+    trio.settle();
+    trio.nodes[0]
+        .sender
+        .push(Event::Control(Control::Campaign(GROUP)));
+    trio.turn(0);
+    trio.nodes[0].disk.sync(); // the requests leave from here; the report gets held up
+    let report: Vec<Event> = trio.nodes[0].inbox.drain().events.collect();
+    assert!(matches!(report[..], [Event::Storage(Completion::Durable { .. })]));
+    trio.deliver(0);
+    for node in 1..NODES {
+        trio.turn(node);
+        trio.nodes[node].disk.sync();
+        trio.deliver(node);
+    }
+    trio.turn(0);
+    assert_eq!(trio.status(0, GROUP).role, RoleKind::Candidate);
+    trio.nodes[0].sender.push_all(report);
+    trio.settle();
+    assert_eq!(trio.status(0, GROUP).role, RoleKind::Leader);
+}
+
+#[test]
 fn too_much_waiting_is_refused_at_once() {
     let mut trio = Trio::with_options(
         3,

@@ -142,6 +142,22 @@ fn a_transfer_lifts_loyalty_for_the_next_term_only() {
     assert_eq!(replica.status().hard_state.vote, Some(ReplicaId(3)));
 }
 
+#[test]
+fn votes_that_overtake_the_completion_of_our_own_win_once_it_is_there() {
+    let mut replica = follower(&[1, 1]);
+    replica.campaign(Instant(1));
+    let write = replica.ready().write.unwrap();
+    assert_eq!(write.then_send.len(), 2);
+    // A host lets the requests leave as soon as they may; what they bring back may be here before its report.
+    for voter in [1, 3] {
+        tell(&mut replica, voter, 2, Message::VoteReply { granted: true }).unwrap();
+    }
+    assert!(!replica.is_leader() && replica.ready().is_empty());
+    replica.on_durable(Instant(2), write.id);
+    assert!(replica.is_leader());
+    assert_eq!(replica.last(), EntryId::new(2, 3));
+}
+
 /// A leader whose log is all cold, asked by replica 1 for everything.
 fn leader_that_fetches() -> Replica {
     let restored = Restored {
