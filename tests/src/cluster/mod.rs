@@ -90,7 +90,8 @@ fn build() -> PathBuf {
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--package", "flotilla"])
+        // The whole workspace's features, as in the run of the tests: nothing is compiled twice.
+        .args(["build", "--quiet", "--workspace", "--bins"])
         .args(release)
         .current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
         .status()
