@@ -23,6 +23,8 @@ pub(crate) struct Cuts {
     /// The newest cut.
     id: CutId,
     state: CutState,
+    /// Somebody who waits for room wants another one as soon as the running one is done.
+    again: bool,
 }
 
 #[derive(Debug, Default)]
@@ -68,9 +70,9 @@ impl Engine {
         id
     }
 
-    /// Begins a cut, unless one is under way, and wakes the workers.
+    /// Begins a cut, at once or after the one that is running, and wakes the workers.
     pub(crate) fn want_cut(&self) {
-        let begun = lock(&self.cuts).begin(self.options.workers);
+        let begun = lock(&self.cuts).want(self.options.workers);
         if begun {
             self.wake_workers(None);
         }
@@ -134,7 +136,9 @@ impl Engine {
                 .collect();
             self.complete(worker, Completion::Checkpointed { rows });
         }
-        lock(&self.cuts).state = CutState::Idle;
+        if lock(&self.cuts).finish(self.options.workers) {
+            self.wake_workers(None);
+        }
         true
     }
 
@@ -227,10 +231,7 @@ impl Engine {
     /// The tail moved with the checkpoint: the index learns what is cold, then the room is free.
     fn advance_tail(&self, plan: &Plan) {
         lock(&self.index).stored(plan);
-        let mut state = lock(&self.ring);
-        state.ring.release(plan.bound.offset);
-        state.releases += 1;
-        drop(state);
+        lock(&self.ring).release(plan.bound);
         self.ring_changed.notify_all();
     }
 
@@ -300,6 +301,19 @@ impl Engine {
 
 impl Cuts {
     /// False: one is under way.
+    /// As `begin`. A cut that is running may have looked at the log already and free nothing of what was written
+    /// since, so a wish that arrives meanwhile is kept: whoever wishes may be the only one still awake.
+    fn want(&mut self, workers: usize) -> bool {
+        self.again |= matches!(self.state, CutState::Running);
+        self.begin(workers)
+    }
+
+    /// The running cut is durable. True: another one begins.
+    fn finish(&mut self, workers: usize) -> bool {
+        self.state = CutState::Idle;
+        std::mem::take(&mut self.again) && self.begin(workers)
+    }
+
     fn begin(&mut self, workers: usize) -> bool {
         if !matches!(self.state, CutState::Idle) {
             return false;
@@ -429,4 +443,34 @@ pub(crate) fn put_identity(transaction: &WriteTransaction, remembered: &Remember
         .open_table(IDENTITY)?
         .insert(IDENTITY_KEY, row.as_slice())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The committer waits for room, the workers wait for the committer: nobody would ask again.
+    #[test]
+    fn a_cut_wanted_while_one_is_running_begins_after_it() {
+        let mut cuts = Cuts::default();
+        assert!(cuts.want(1), "idle: begins at once");
+        assert!(
+            !cuts.want(1),
+            "it has not looked at the log yet: the same one will do"
+        );
+        let CutState::Wanted(rows) = &mut cuts.state else {
+            panic!("a cut is wanted")
+        };
+        rows[0] = Some(Vec::new());
+        assert!(cuts.take_ready().is_some());
+        assert!(!cuts.want(1), "running");
+        assert!(cuts.finish(1), "the wish was kept");
+        assert_eq!(cuts.id, CutId(2));
+        let CutState::Wanted(rows) = &mut cuts.state else {
+            panic!("a cut is wanted")
+        };
+        rows[0] = Some(Vec::new());
+        assert!(cuts.take_ready().is_some());
+        assert!(!cuts.finish(1), "and granted once");
+    }
 }

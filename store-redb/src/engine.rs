@@ -6,6 +6,7 @@ use crate::committer::Queue;
 use crate::error::ExitReason;
 use crate::fetcher::Fetches;
 use crate::group_log::LogIndex;
+use crate::header::Position;
 use crate::memory::Memory;
 use crate::node_file::NodeFile;
 use crate::options::Options;
@@ -23,6 +24,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 pub(crate) struct RingState {
     pub(crate) ring: Ring,
     pub(crate) releases: u64,
+    /// The record up to which room was given back.
+    released: u64,
+}
+
+impl RingState {
+    pub(crate) fn new(ring: Ring, tail: Position) -> RingState {
+        RingState {
+            ring,
+            releases: 0,
+            released: tail.sequence,
+        }
+    }
+
+    /// Gives back what lies before `bound`. A checkpoint of a log that stood still has the same bound as the one before
+    /// it: when that was the end of a lap, the offset says nothing any more, so it is not given to the ring twice.
+    pub(crate) fn release(&mut self, bound: Position) {
+        if bound.sequence > self.released {
+            self.ring.release(bound.offset);
+            self.released = bound.sequence;
+        }
+        self.releases += 1;
+    }
 }
 
 /// Plain counters; see `store::Stats`.
@@ -91,6 +114,7 @@ impl Engine {
         let workers = parts.options.workers;
         assert_eq!(parts.memories.len(), workers, "one memory per worker");
         let used = parts.ring.used();
+        let tail = parts.index.captured;
         Engine {
             file: parts.file,
             incarnation: parts.incarnation,
@@ -104,10 +128,7 @@ impl Engine {
             fetch_work: Condvar::new(),
             index: Mutex::new(parts.index),
             filling: Mutex::default(),
-            ring: Mutex::new(RingState {
-                ring: parts.ring,
-                releases: 0,
-            }),
+            ring: Mutex::new(RingState::new(parts.ring, tail)),
             ring_changed: Condvar::new(),
             memories: parts.memories.into_iter().map(Mutex::new).collect(),
             acknowledged: (0..workers).map(|_| AtomicU64::new(0)).collect(),
@@ -220,4 +241,36 @@ impl fmt::Debug for Engine {
 /// Locks. A poisoned lock only occurs in tests, whose fatal hook panics: production aborts on a panic.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ring::Place;
+
+    #[test]
+    fn the_end_of_a_lap_is_given_back_once() {
+        let start = Position::default();
+        let mut state = RingState::new(Ring::new(8, 8, 0), start);
+        let end = Position {
+            offset: 8,
+            sequence: 2,
+        };
+        assert_eq!(
+            (state.ring.place(4), state.ring.place(4)),
+            (Place::At(0), Place::At(4))
+        );
+        state.release(Position {
+            offset: 4,
+            sequence: 1,
+        });
+        assert_eq!(
+            state.ring.place(2),
+            Place::At(0),
+            "the next lap begins before this one is given back"
+        );
+        state.release(end);
+        state.release(end); // a checkpoint while the log stood still
+        assert_eq!((state.ring.used(), state.releases), (2, 3));
+    }
 }
