@@ -350,9 +350,15 @@ impl<'a> Scan<'a> {
         Ok(RecordHeader::decode(&block, self.header.salt))
     }
 
-    /// One write is outstanding at a time: behind a torn record there is none with a larger number. If there is, what
-    /// looks torn was acknowledged once.
+    /// One write is outstanding at a time: behind a torn record there is none with a larger number. If there is, or if
+    /// a checkpoint reflects it, what looks torn was acknowledged once.
     fn check_torn_tail(&self) -> Result<(), OpenError> {
+        if self.at.sequence < self.reflected {
+            return Err(OpenError::Corrupt(format!(
+                "log record {} is unreadable, but a checkpoint reflects the records before {}",
+                self.at.sequence, self.reflected
+            )));
+        }
         for start in [self.at.offset, 0] {
             let end = self.ring.ready().min(start + LOOKAHEAD_BYTES);
             let mut offset = start;

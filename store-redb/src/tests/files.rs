@@ -216,6 +216,41 @@ fn a_torn_last_record_is_dropped() {
     world.step();
 }
 
+/// Where the record with the largest number begins in the ring.
+fn last_record(disk: &SimDisk) -> u64 {
+    let ring = 0..options(2).ring_bytes;
+    let numbered = ring.step_by(BLOCK_BYTES as usize).filter_map(|offset| {
+        let mut head = [0; 16];
+        disk.read_at(RING_AT + offset, &mut head).unwrap();
+        let number = u64::from_le_bytes(head[8..].try_into().unwrap());
+        head.starts_with(b"FLR1").then_some((number, offset))
+    });
+    numbered.max().expect("there are records").1
+}
+
+#[test]
+fn a_last_record_that_a_checkpoint_reflects_is_not_torn() {
+    for reflects in [true, false] {
+        let disk = Arc::new(SimDisk::new());
+        let mut world = World::open(Arc::clone(&disk) as _, Model::new(2)).unwrap();
+        while world.store().stats().log_bytes < 40_000 {
+            world.step();
+            world.settle();
+        }
+        if reflects {
+            world.checkpoint();
+        }
+        drop(world.kill());
+        disk.flip_bit(RING_AT + last_record(&disk) + 40, 5);
+        // Its votes and entries were acknowledged; the rows know of them, the log would not.
+        match Store::open_on(disk, IDENTITY, options(2)) {
+            Err(OpenError::Corrupt(what)) => assert!(reflects && what.contains("reflects"), "{what}"),
+            Err(error) => panic!("{error}"),
+            Ok(_) => assert!(!reflects, "a vote may have been forgotten"),
+        }
+    }
+}
+
 /// What a node finds when it reads everything it has.
 type Everything = Vec<(GroupId, u64, BTreeMap<Vec<u8>, Bytes>)>;
 

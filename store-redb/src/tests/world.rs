@@ -486,6 +486,16 @@ expected one of:
         self.take_completions();
     }
 
+    /// Settles, then writes a checkpoint of all that.
+    pub(super) fn checkpoint(&mut self) {
+        self.settle();
+        self.store.want_checkpoint();
+        (0..WORKERS).for_each(|worker| self.freeze_if_wanted(worker));
+        assert!(self.store.checkpoint_once(), "every worker froze");
+        self.model.checkpoints += 1;
+        self.take_completions();
+    }
+
     /// A clean stop.
     pub(super) fn close(mut self) -> (crate::Closed, Model) {
         self.settle();
