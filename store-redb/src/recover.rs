@@ -20,6 +20,7 @@ use crate::tables::{
 use multiraft::{Entry, GroupId, Index, Payload, Restored, RestoredGroup};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 use std::collections::{BTreeMap, VecDeque};
+use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Opens a node file on any disk.
@@ -176,6 +177,10 @@ fn begin_incarnation(file: &NodeFile) -> Result<Header, OpenError> {
 fn open_error(error: impl Into<Broken>) -> OpenError {
     match error.into() {
         Broken::Corrupt(what) => OpenError::Corrupt(what),
+        // Not the system's word: redb says so of a file that does not begin like one of its own.
+        Broken::Failed(redb::Error::Io(source)) if source.kind() == ErrorKind::InvalidData => {
+            OpenError::Corrupt(source.to_string())
+        }
         Broken::Failed(redb::Error::Io(source)) => io_error("open redb's part of the node file", source),
         Broken::Failed(error) => OpenError::Corrupt(error.to_string()),
     }

@@ -74,9 +74,19 @@ impl ConnectArguments {
 /// Connects.
 pub(super) async fn connect(options: ClientOptions) -> Result<Client, Failure> {
     Client::connect(options).await.map_err(|error| {
-        Failure::new(Code::CannotConnect, format!("cannot connect: {error}"))
-            .hint("is a node running there? `flotilla dev` starts a cluster; --endpoints names another")
+        let message = format!("cannot connect: {error}");
+        let hint = advice(&message);
+        Failure::new(Code::CannotConnect, message).hint(hint)
     })
+}
+
+/// Some node answers when the handshake fails: then it is not the address that is wrong.
+fn advice(message: &str) -> &'static str {
+    if message.contains("peer certificate") {
+        "the node and this client have certificates of different CAs; --ca, --cert and --key name those of its cluster"
+    } else {
+        "is a node running there? `flotilla dev` starts a cluster; --endpoints names another"
+    }
 }
 
 /// Connects and runs `command` with the client.
@@ -116,5 +126,16 @@ pub(super) fn failure(error: Error) -> Failure {
         Error::BadRequest(_) | Error::KeyTooLarge(_) | Error::ValueTooLarge(_) | Error::Protocol(_) => {
             Failure::new(Code::Failed, text)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::advice;
+
+    #[test]
+    fn wrong_certificates_are_not_taken_for_a_wrong_address() {
+        assert!(advice("a:1: invalid peer certificate: UnknownIssuer").contains("--ca"));
+        assert!(advice("a:1: no answer within 3s").contains("--endpoints"));
     }
 }

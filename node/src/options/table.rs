@@ -292,7 +292,7 @@ pub const TABLE: &[OptionSpec] = &[
         default: "info",
         doc: "error, warn, info, debug, trace, or per module: info,transport_quic=debug.",
         scope: Scope::Any,
-        set: |o, v| nonempty(v).map(|v| o.log.level = v.to_string()),
+        set: |o, v| values::log_filter(v).map(|filter| o.log.level = filter),
     },
     OptionSpec {
         key: "log.format",

@@ -71,6 +71,20 @@ pub fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
+/// Levels, alone or per module: `info`, `warn,transport_quic=debug`. A word alone must be a level: a mistyped one
+/// would be taken for a module and silence everything.
+pub fn log_filter(text: &str) -> Result<String, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let mut parts = text.split(',').map(str::trim);
+    match parts.find(|part| !is_level(part.rsplit('=').next().unwrap_or(part))) {
+        None => Ok(text.to_string()),
+        Some(bad) => Err(format!(
+            "`{bad}` is not a level: use error, warn, info, debug, trace or off, or module=level"
+        )),
+    }
+}
+
 /// A socket address to listen on: `127.0.0.1:7400`, `[::1]:7400`.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse()
@@ -162,6 +176,21 @@ mod tests {
             "99999999999GiB",
         ] {
             assert!(size(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_log_filter_is_made_of_levels() {
+        for good in [
+            "info",
+            "WARN",
+            "info,transport_quic=debug",
+            "off, flotilla::server=trace",
+        ] {
+            assert_eq!(log_filter(good).as_deref(), Ok(good));
+        }
+        for bad in ["", "loud", "info,", "transport_quic", "info,transport_quic=loud"] {
+            assert!(log_filter(bad).is_err(), "{bad}");
         }
     }
 

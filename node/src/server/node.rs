@@ -350,6 +350,7 @@ fn open_store(plan: &Plan, metrics: &Arc<Metrics>) -> Result<Opened, Failure> {
             Code::WriteFailed,
             format!("cannot create {}: {error}", directory.display()),
         )
+        .hint("--data-dir names a directory that this user may create and write")
     })?;
     let identity = store_redb::Identity {
         cluster: store_redb::ClusterId(plan.credentials.cluster.0),
@@ -371,9 +372,17 @@ fn open_store(plan: &Plan, metrics: &Arc<Metrics>) -> Result<Opened, Failure> {
             71 => Code::Corruption,
             72 => Code::Identity,
             73 => Code::NewerFormat,
+            75 => Code::Configuration,
             _ => Code::WriteFailed,
         };
-        Failure::new(code, error.to_string())
+        let failure = Failure::new(code, error.to_string());
+        match code {
+            Code::WriteFailed => failure.hint(format!(
+                "look at the disk under {}: its free space (a new node needs storage.ring_bytes and more) and its health",
+                directory.display()
+            )),
+            _ => failure,
+        }
     })
 }
 

@@ -76,6 +76,9 @@ impl Placement {
         }
         let options = self.ranges.len();
         match stored_placement(stored) {
+            Some(placement) if placement != self.nodes_with_ranges_of(&placement) => {
+                Err(other_nodes(&self, &placement))
+            }
             Some(placement) => Ok(Settled {
                 warning: Some(format!(
                     "the data directory holds {} ranges placed by an earlier start; what --ranges, --split-keys and \
@@ -92,6 +95,40 @@ impl Placement {
             .hint("start with the --ranges, --split-keys and --initial-cluster of the first start")),
         }
     }
+
+    /// The nodes that hold replicas.
+    fn nodes(&self) -> BTreeSet<NodeId> {
+        self.groups()
+            .flat_map(|range| range.replicas.values().copied())
+            .collect()
+    }
+
+    /// What this placement's nodes would hold had they begun with the ranges of the other one.
+    fn nodes_with_ranges_of(&self, other: &Placement) -> Placement {
+        let starts = other.ranges.iter().skip(1).map(|range| range.start.clone());
+        Placement::of_new_cluster(&self.nodes(), &starts.collect::<Vec<_>>())
+    }
+}
+
+/// Nodes can not join or leave yet; a node that takes part in groups which the others know without it would only
+/// campaign in vain.
+fn other_nodes(options: &Placement, stored: &Placement) -> Failure {
+    let list = |placement: &Placement| {
+        let ids = placement.nodes().into_iter().map(|node| node.0.to_string());
+        ids.collect::<Vec<_>>().join(",")
+    };
+    Failure::new(
+        Code::Configuration,
+        format!(
+            "the ranges in the data directory were placed on nodes {}, the options place them on nodes {}",
+            list(stored),
+            list(options)
+        ),
+    )
+    .hint(
+        "clusters are static: start with the --initial-cluster (for `dev`: --nodes) and the ranges of the first start, or with an \
+         empty data directory",
+    )
 }
 
 /// A placement that fits the node file.
@@ -204,6 +241,12 @@ mod tests {
         assert_eq!(settled.placement, old);
         assert!(settled.births.is_empty());
         assert!(settled.warning.unwrap().contains("holds 2 ranges"));
+        for count in [1, 2, 4] {
+            let moved = Placement::of_new_cluster(&nodes(count), &keys(&["40"]));
+            let failure = moved.settle(NodeId(1), &stored(&old)).unwrap_err();
+            assert_eq!(failure.code, Code::Configuration);
+            assert!(failure.message.contains("placed on nodes 1,2,3,"), "{failure}");
+        }
         let part = [old.ranges[1].clone()];
         let failure = new.settle(NodeId(1), &part).unwrap_err();
         assert_eq!(failure.code, Code::Configuration);

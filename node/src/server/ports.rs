@@ -2,6 +2,7 @@
 
 use crate::exit::{Code, Failure};
 use crate::options::ListenOptions;
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use transport_quic::StartError;
 
@@ -35,9 +36,20 @@ fn taken(address: SocketAddr, protocol: &str, option: &str, error: &std::io::Err
         Code::Port,
         format!("cannot listen on {address}/{protocol}: {error}"),
     )
-    .hint(format!(
-        "stop the process that uses the port, or choose another (--listen-{option}; for `dev`: --{option}-port)"
-    ))
+    .hint(advice(option, error.kind()))
+}
+
+fn advice(option: &str, kind: ErrorKind) -> String {
+    let flags = format!("(--listen-{option}; for `dev`: --{option}-port)");
+    match kind {
+        ErrorKind::AddrNotAvailable => {
+            format!("this machine does not have that address; choose one of its own {flags}")
+        }
+        ErrorKind::PermissionDenied => {
+            format!("ports below 1024 want privileges; choose a higher one {flags}")
+        }
+        _ => format!("stop the process that uses the port, or choose another {flags}"),
+    }
 }
 
 /// A transport that did not start.
@@ -45,5 +57,20 @@ pub(super) fn transport_failure(error: StartError) -> Failure {
     match error {
         StartError::Listen { address, source } => taken(address, "udp", "quic", &source),
         StartError::NotANode(_) | StartError::Tls(_) => Failure::new(Code::Configuration, error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_advice_fits_the_refusal() {
+        let foreign = bind("192.0.2.1:6380".parse().unwrap(), "resp").unwrap_err();
+        assert_eq!(foreign.code, Code::Port);
+        assert!(foreign.hint.unwrap().contains("does not have that address"));
+        let held = TcpListener::bind("127.0.0.1:0").unwrap();
+        let taken = bind(held.local_addr().unwrap(), "http").unwrap_err();
+        assert!(taken.hint.unwrap().contains("--http-port"));
     }
 }

@@ -152,6 +152,15 @@ fn one_damaged_header_is_survived_two_are_not() {
     assert_eq!(error.code(), 71);
 }
 
+#[test]
+fn a_file_that_is_no_node_file_is_damage_not_a_failing_disk() {
+    let disk = Arc::new(SimDisk::new());
+    disk.write_at(0, &[b'x'; 8192]).unwrap();
+    let error = Store::open_on(Arc::clone(&disk) as _, IDENTITY, options(2)).unwrap_err();
+    assert!(matches!(error, OpenError::Corrupt(_)), "{error}");
+    assert_eq!(error.code(), 71);
+}
+
 /// A node with a log of several records, killed.
 fn logged() -> (Arc<SimDisk>, Model, u64) {
     let disk = Arc::new(SimDisk::new());

@@ -209,8 +209,18 @@ static UNKNOWN_COMMAND: Spec = Spec {
     run: unknown_command,
 };
 
+/// What an HTTP request looks like here. A web page can make a browser send one to a loopback port, with commands in
+/// its body: nothing after it is executed (as in Redis).
+fn is_http(name: &[u8]) -> bool {
+    name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:")
+}
+
 fn unknown_command(call: &mut Call<'_>) -> super::call::Outcome {
     const SHOWN_MAX: usize = 128;
+    if is_http(call.argument(0)) {
+        call.standing.closing = true;
+        return Err("ERR this port speaks the Redis protocol, not HTTP".into());
+    }
     let mut shown = Vec::new();
     for at in 1..call.arguments.len() {
         if shown.len() >= SHOWN_MAX {

@@ -234,6 +234,18 @@ fn without_the_password_nothing_but_greetings_is_taken() {
 }
 
 #[test]
+fn nothing_in_an_http_request_is_executed() {
+    for head in ["POST / HTTP/1.1\r\n", "Host: localhost\r\n"] {
+        let mut rig = Rig::new(RespOptions::default());
+        assert_eq!(
+            rig.send(&format!("{head}\r\nSET smuggled 1\r\n")),
+            "-ERR this port speaks the Redis protocol, not HTTP\r\n"
+        );
+        assert!(rig.session.is_finished());
+    }
+}
+
+#[test]
 fn keys_and_values_have_limits_that_do_not_end_the_connection() {
     let mut rig = Rig::new(RespOptions {
         key_bytes_max: 4,
