@@ -213,8 +213,14 @@ impl Cluster {
         }
     }
 
-    /// Makes the oldest write of a replica durable; its messages leave.
+    /// Makes the oldest write of a replica durable; its messages leave, and the replica is told.
     pub fn sync(&mut self, id: ReplicaId) {
+        self.persist(id);
+        self.report(id);
+    }
+
+    /// As `sync`, but the replica is not told yet: what its messages bring back may be there before.
+    pub fn persist(&mut self, id: ReplicaId) {
         let host = self.host(id);
         let Some(write) = host.unsynced.pop_front() else {
             return;
@@ -224,7 +230,14 @@ impl Cluster {
         for envelope in write.then_send {
             self.leave(id, envelope);
         }
-        self.input(id, |replica, now| replica.on_durable(now, write.id));
+        self.host(id).unreported = Some(write.id);
+    }
+
+    /// Tells a replica of everything that is durable.
+    pub fn report(&mut self, id: ReplicaId) {
+        if let Some(write) = self.host(id).unreported.take() {
+            self.input(id, |replica, now| replica.on_durable(now, write));
+        }
     }
 
     /// Applies up to `count` of the entries handed out.

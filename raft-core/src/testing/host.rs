@@ -3,7 +3,7 @@
 
 use crate::{
     Entry, EntryId, HardState, Index, Instant, LogWrite, Membership, Options, Payload, Replica, ReplicaId,
-    Restored,
+    Restored, WriteId,
 };
 use std::collections::VecDeque;
 
@@ -99,6 +99,8 @@ pub struct Host {
     pub disk: Disk,
     /// Writes not yet synced, oldest first.
     pub unsynced: VecDeque<LogWrite>,
+    /// The last write that is on the disk and of which the replica was not told.
+    pub unreported: Option<WriteId>,
     /// Entries handed out and not yet applied, oldest first.
     pub unapplied: VecDeque<Entry>,
     /// The last applied index.
@@ -117,6 +119,7 @@ impl Host {
             replica: None,
             disk,
             unsynced: VecDeque::new(),
+            unreported: None,
             unapplied: VecDeque::new(),
             applied: Index(0),
             leader: None,
@@ -128,6 +131,7 @@ impl Host {
     pub fn crash(&mut self) {
         self.replica = None;
         self.unsynced.clear();
+        self.unreported = None;
         self.unapplied.clear();
         self.leader = None;
     }

@@ -18,12 +18,13 @@ const STEPS: usize = 2_500;
 const TRANSCRIPT_LINES: usize = 120;
 
 /// What can happen, each with the greatest weight that a seed may draw for it.
-const EVENTS: [(Event, u64); 19] = [
+const EVENTS: [(Event, u64); 20] = [
     (Event::Deliver, 400),
     (Event::DeliverLate, 60),
     (Event::Lose, 40),
     (Event::Duplicate, 20),
     (Event::Sync, 300),
+    (Event::Persist, 100),
     (Event::Propose, 100),
     (Event::Read, 30),
     (Event::Advance, 60),
@@ -47,6 +48,8 @@ enum Event {
     Lose,
     Duplicate,
     Sync,
+    /// A sync whose report is held up until the next one's.
+    Persist,
     Propose,
     Read,
     Advance,
@@ -226,6 +229,7 @@ impl Chaos {
         let Some(id) = self.any_up() else { return };
         match event {
             Event::Sync => self.cluster.sync(id),
+            Event::Persist => self.cluster.persist(id),
             Event::Advance => {
                 let duration = Duration::from_millis(self.rng.next() % 80);
                 self.cluster.advance(duration);
@@ -315,6 +319,7 @@ impl Chaos {
                 for _ in 0..self.cluster.hosts[id].unsynced.len() {
                     self.cluster.sync(*id);
                 }
+                self.cluster.report(*id);
                 while self.cluster.fetches.iter().any(|(from, _)| from == id) {
                     self.cluster.fetched(*id, usize::MAX);
                 }
