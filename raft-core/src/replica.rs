@@ -229,7 +229,8 @@ impl Replica {
 
     // Completions.
 
-    /// `write` and all writes before it are durable. Their `then_send` may leave.
+    /// `write` and all writes before it are durable. Their `then_send` may leave as soon as that is so, even before
+    /// this call.
     pub fn on_durable(&mut self, now: Instant, write: WriteId) {
         self.advance_clock(now);
         self.writes.complete(write);
