@@ -83,7 +83,7 @@ pub(super) async fn connect(options: ClientOptions) -> Result<Client, Failure> {
 /// Some node answers when the handshake fails: then it is not the address that is wrong.
 fn advice(message: &str) -> &'static str {
     if message.contains("peer certificate") {
-        "the node and this client have certificates of different CAs; --ca, --cert and --key name those of its cluster"
+        "one side refuses the other's certificate: --ca, --cert and --key must be of the node's cluster, not expired"
     } else {
         "is a node running there? `flotilla dev` starts a cluster; --endpoints names another"
     }
