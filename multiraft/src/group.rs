@@ -405,7 +405,8 @@ impl Group {
     /// Gives up on proposals at and after `first`, which our log does not hold: another leader's log replaced them
     /// here, but they may still be committed if its term never commits anything.
     fn give_up_from(&mut self, first: Index, answers: &mut Answers) {
-        while let Some(lost) = self.proposed.pop_back_if(|last| last.id.index >= first) {
+        while self.proposed.back().is_some_and(|last| last.id.index >= first) {
+            let lost = self.proposed.pop_back().expect("there is a last one");
             self.bytes -= lost.bytes;
             answers.push((lost.ticket, Outcome::Unknown));
         }
