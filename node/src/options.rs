@@ -380,7 +380,9 @@ fn said(layers: Layers<'_>, wanted: fn(&OptionSpec) -> bool) -> Result<Vec<Said>
 }
 
 fn bad_value(said: &Said, problem: String) -> ConfigError {
-    let problem = if said.spec.is_secret() {
+    let problem = if said.spec.is_secret() && said.text.is_empty() {
+        "it is empty: write one, or leave this option (and its environment variable) out".to_string()
+    } else if said.spec.is_secret() {
         "this value cannot be used".to_string()
     } else {
         problem
@@ -405,6 +407,15 @@ fn check_shared(options: &NodeOptions, origins: &Origins) -> Result<(), ConfigEr
     };
     if let Err(bad) = boundaries(options.ranges, &options.split_keys) {
         return wrong("split_keys", bad.to_string(), "");
+    }
+    let most = options.limits.key_bytes_max;
+    if let Some(long) = options.split_keys.iter().find(|key| key.len() > most) {
+        let problem = format!("a key of {} bytes, but keys have at most {most}", long.len());
+        return wrong(
+            "split_keys",
+            problem,
+            "use shorter keys, or raise limits.key_bytes_max",
+        );
     }
     let explicit = options.split_keys.len() + 1;
     if explicit > 1 && origins["ranges"] != Origin::Default && options.ranges != explicit {

@@ -3,13 +3,13 @@
 use bytes::Bytes;
 use std::fmt;
 
-/// Most ranges that `--ranges` can make: one per two-hex-digit prefix.
+/// Most ranges of a new cluster, evenly cut (one per two-hex-digit prefix) or at explicit keys.
 pub const RANGES_MAX: usize = 256;
 
 /// Why no ranges can be cut this way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BadBoundaries {
-    /// The number of ranges is 0 or more than [`RANGES_MAX`].
+    /// The number of ranges is 0 or more than [`RANGES_MAX`]; split keys make one more than they are.
     Count(usize),
     /// The empty key already starts the first range.
     Empty,
@@ -21,7 +21,7 @@ impl fmt::Display for BadBoundaries {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             BadBoundaries::Count(count) => {
-                write!(f, "{count} ranges: use 1 to {RANGES_MAX}, or name the split keys")
+                write!(f, "{count} ranges: use 1 to {RANGES_MAX}")
             }
             BadBoundaries::Empty => write!(f, "an empty split key: the first range starts there anyway"),
             BadBoundaries::Twice(key) => {
@@ -48,15 +48,22 @@ pub fn boundaries(ranges: usize, split_keys: &[Bytes]) -> Result<Vec<Bytes>, Bad
 }
 
 fn even(ranges: usize) -> Result<Vec<Bytes>, BadBoundaries> {
-    if !(1..=RANGES_MAX).contains(&ranges) {
-        return Err(BadBoundaries::Count(ranges));
-    }
+    check_count(ranges)?;
     Ok((1..ranges)
         .map(|i| Bytes::from(format!("{:02x}", i * 256 / ranges)))
         .collect())
 }
 
+fn check_count(ranges: usize) -> Result<(), BadBoundaries> {
+    if (1..=RANGES_MAX).contains(&ranges) {
+        Ok(())
+    } else {
+        Err(BadBoundaries::Count(ranges))
+    }
+}
+
 fn explicit(split_keys: &[Bytes]) -> Result<Vec<Bytes>, BadBoundaries> {
+    check_count(split_keys.len() + 1)?;
     let mut starts: Vec<Bytes> = split_keys.iter().map(tag_start).collect();
     starts.sort();
     if starts[0].is_empty() {
@@ -125,5 +132,8 @@ mod tests {
             Err(BadBoundaries::Twice(Bytes::from("{u}")))
         );
         assert_eq!(boundaries(16, &keys(&["a", ""])), Err(BadBoundaries::Empty));
+        let many: Vec<Bytes> = (0..RANGES_MAX).map(|i| Bytes::from(format!("{i:03}"))).collect();
+        assert!(boundaries(16, &many[1..]).is_ok());
+        assert_eq!(boundaries(16, &many), Err(BadBoundaries::Count(257)));
     }
 }

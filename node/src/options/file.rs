@@ -1,6 +1,6 @@
 //! The TOML layer: every value with the line it stands on; a key the table does not know is refused. Pure.
 
-use super::table::{find, nearest};
+use super::table::{find, nearest, nearest_table};
 use super::{ConfigError, Origin, Said, TABLE};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -56,16 +56,18 @@ impl File<'_> {
                 (None, DeValue::Table(inner)) if is_table(&key) => {
                     self.walk(&format!("{key}."), inner, said)?;
                 }
-                (None, _) => return Err(self.unknown(&key, at)),
+                (None, DeValue::Table(_)) => return Err(self.unknown(&key, at, nearest_table(&key))),
+                (None, _) => return Err(self.unknown(&key, at, None)),
             }
         }
         Ok(())
     }
 
-    fn unknown(&self, key: &str, at: usize) -> ConfigError {
-        let hint = match nearest(key) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "`flotilla start --help` lists all options".to_string(),
+    fn unknown(&self, key: &str, at: usize, table: Option<&str>) -> ConfigError {
+        let hint = match (table, nearest(key)) {
+            (Some(near), _) => format!("did you mean `[{near}]`?"),
+            (None, Some(near)) => format!("did you mean `{near}`?"),
+            (None, None) => "`flotilla start --help` lists all options".to_string(),
         };
         self.error(key, at, "there is no such option".to_string(), hint)
     }

@@ -1,5 +1,6 @@
 //! The one table of options. Flags, environment, TOML file, `--help` and docs/config.md are all read from it.
 
+use super::boundaries::RANGES_MAX;
 use super::values;
 use super::{LogFormat, NodeOptions};
 use multiraft::NodeId;
@@ -147,13 +148,13 @@ pub const TABLE: &[OptionSpec] = &[
         doc: "Ranges of a new cluster, 1 to 256: they divide the two-hex-digit prefixes 00..ff evenly. Only read \
               when the data directory is new; must be the same on all nodes.",
         scope: Scope::Any,
-        set: |o, v| values::count(v, 1, 256).map(|n| o.ranges = n as usize),
+        set: |o, v| values::count(v, 1, RANGES_MAX as u64).map(|n| o.ranges = n as usize),
     },
     OptionSpec {
         key: "split_keys",
         form: "KEY,...",
         default: "",
-        doc: "First keys of the ranges of a new cluster instead of `ranges`. `hex:00ff` writes any bytes.",
+        doc: "First keys of the ranges of a new cluster instead of `ranges`, at most 255. `hex:00ff` writes any bytes.",
         scope: Scope::Any,
         set: |o, v| values::keys(v).map(|keys| o.split_keys = keys),
     },
@@ -347,6 +348,16 @@ pub fn nearest(wrong: &str) -> Option<&'static str> {
                 .map(|spec| spec.key)
                 .find(|key| last(key) == last(&wrong))
         })
+}
+
+/// The table a user most likely meant: few edits away.
+pub fn nearest_table(wrong: &str) -> Option<&'static str> {
+    let wrong = wrong.to_lowercase();
+    let tables = TABLE.iter().filter_map(|spec| spec.key.split_once('.'));
+    let by_edits = tables.map(|(table, _)| (edits(&wrong, table), table)).min();
+    by_edits
+        .filter(|(edits, _)| *edits <= 1 + wrong.len() / 4)
+        .map(|(_, table)| table)
 }
 
 /// Levenshtein's distance.

@@ -73,6 +73,9 @@ fn unknown_keys_are_refused_with_the_line_and_a_suggestion() {
     let (text, hint) = refused("workers = 2\n\n[listen]\nquick = \"1.2.3.4:5\"\n");
     assert_eq!(text, "listen.quick (f.toml:4): there is no such option");
     assert_eq!(hint, "did you mean `listen.quic`?");
+    let (text, hint) = refused("[lissten]\nquic = \"127.0.0.1:7400\"\n");
+    assert_eq!(text, "lissten (f.toml:1): there is no such option");
+    assert_eq!(hint, "did you mean `[listen]`?");
     let (text, _) = refused("[colours]\nred = 1\n");
     assert_eq!(text, "colours (f.toml:1): there is no such option");
 }
@@ -125,6 +128,31 @@ fn toml_errors_and_wrong_types_name_the_line() {
             .contains("(f.toml:1): a value of the wrong type")
     );
     assert!(refused("split_keys = [\"a,b\"]\n").1.contains("hex:2c"));
+}
+
+#[test]
+fn an_empty_password_is_told_apart_from_none() {
+    let (text, hint) = refused("[resp]\npassword = \"\"\n");
+    assert_eq!(
+        text,
+        "resp.password (f.toml:2): it is empty: write one, or leave this option (and its environment variable) out"
+    );
+    assert!(hint.starts_with("SECRET: "), "{hint}");
+}
+
+#[test]
+fn split_keys_obey_the_limits_of_keys() {
+    let limit = "[limits]\nkey_bytes_max = 16\n";
+    assert!(from_file(&format!("split_keys = \"{}\"\n{limit}", "k".repeat(16))).is_ok());
+    let (text, hint) = refused(&format!("split_keys = \"{}\"\n{limit}", "k".repeat(17)));
+    assert_eq!(
+        text,
+        "split_keys (f.toml:1): a key of 17 bytes, but keys have at most 16"
+    );
+    assert!(hint.contains("limits.key_bytes_max"), "{hint}");
+    let many: Vec<String> = (0..256).map(|i| format!("k{i:03}")).collect();
+    let (text, _) = refused(&format!("split_keys = \"{}\"\n", many.join(",")));
+    assert_eq!(text, "split_keys (f.toml:1): 257 ranges: use 1 to 256");
 }
 
 #[test]
@@ -195,8 +223,6 @@ fn a_node_must_say_who_it_is() {
 
 #[test]
 fn secrets_are_not_shown() {
-    let (text, _) = refused("resp.password = \"\"\n");
-    assert_eq!(text, "resp.password (f.toml:1): this value cannot be used");
     let options = from_file("resp.password = \"hunter2\"\n").expect("valid");
     assert!(!format!("{options:?}").contains("hunter2"));
 }

@@ -45,7 +45,7 @@ pub(super) struct BenchArguments {
     #[arg(long, default_value = "256", value_name = "SIZE", value_parser = values::size)]
     value_size: u64,
     /// How long to measure.
-    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = values::duration)]
+    #[arg(long, default_value = "10s", value_name = "DURATION", value_parser = values::some_time)]
     duration: Duration,
     /// How long to run before measuring.
     #[arg(long, default_value = "2s", value_name = "DURATION", value_parser = values::duration)]
