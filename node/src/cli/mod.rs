@@ -70,8 +70,28 @@ fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
+        if let Some(place) = panic.location().filter(|place| is_in_redb(place.file())) {
+            let message = format!(
+                "the node file is damaged (redb cannot make sense of a page, {}:{}); do not restart this node: move \
+                 its data directory away and let the cluster replace it",
+                place.file(),
+                place.line()
+            );
+            store_redb::exit_process(store_redb::ExitReason::Corrupt, message);
+        }
         std::process::abort();
     }));
+}
+
+/// Whether a source file is redb's, from a registry (`redb-4.6.0/src`) or vendored (`redb/src`). redb trusts its pages
+/// and panics on some that are damaged.
+fn is_in_redb(file: &str) -> bool {
+    let mut parts = file.split(['/', '\\']);
+    parts.any(|part| part == "redb" || part.strip_prefix("redb-").is_some_and(is_version))
+}
+
+fn is_version(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_digit())
 }
 
 fn run(arguments: impl Iterator<Item = OsString>) -> ExitCode {
