@@ -78,7 +78,7 @@ pub enum Refusal {
     Overloaded,
     /// Leadership can only be handed to a voter of the group.
     NotVoter,
-    /// The payload is larger than `limits::PAYLOAD_BYTES_MAX`; it never will be taken.
+    /// The payload is larger than `limits::PAYLOAD_BYTES_MAX`, or than the leader's log takes; it never will be taken.
     TooLarge,
     /// The process is stopping.
     Stopping,

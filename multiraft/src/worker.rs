@@ -61,6 +61,9 @@ pub struct WorkerOptions {
     pub waiting_max: usize,
     /// Bytes of proposals that may wait, of all groups together; more are refused as `Overloaded`.
     pub waiting_bytes_max: usize,
+    /// Largest payload of a proposal, where the log takes less than `PAYLOAD_BYTES_MAX`; larger ones are refused as
+    /// `TooLarge`.
+    pub payload_bytes_max: usize,
     /// How long proposals wait for their fate after their leader stepped down.
     pub patience: Duration,
     /// Seeds the replicas' election timeouts.
@@ -77,6 +80,7 @@ impl Default for WorkerOptions {
             waiting_per_group_max: WAITING_PER_GROUP_MAX,
             waiting_max: WAITING_PER_WORKER_MAX,
             waiting_bytes_max: WAITING_BYTES_PER_WORKER_MAX,
+            payload_bytes_max: PAYLOAD_BYTES_MAX,
             seed: 0,
         }
     }
@@ -382,7 +386,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     }
 
     fn on_propose(&mut self, group: GroupId, payload: Bytes, ticket: Ticket) {
-        if payload.len() > PAYLOAD_BYTES_MAX {
+        if payload.len() > PAYLOAD_BYTES_MAX.min(self.options.payload_bytes_max) {
             return ticket.answer(Outcome::Refused(Refusal::TooLarge));
         }
         match self.admit(group, Some(payload.len())) {

@@ -23,9 +23,15 @@ use multiraft::NodeId;
 use node::{Node, Plan};
 use ports::Listeners;
 use signals::Signals;
-use std::io::IsTerminal;
+use std::fs::DirBuilder;
+use std::io::{self, IsTerminal};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
 use tracing_subscriber::EnvFilter;
 use transport_quic::Credentials;
+
+/// Bytes of the ring prepared at a time, at most.
+const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 
 /// Runs one node until SIGINT or SIGTERM, then stops it cleanly. A second signal ends the process at once.
 pub fn run_node(options: NodeOptions) -> Result<(), Failure> {
@@ -34,7 +40,7 @@ pub fn run_node(options: NodeOptions) -> Result<(), Failure> {
     let plan = Plan {
         credentials: credentials(&options.certs, options.node_id)?,
         listeners: Listeners::bind(&options.listen)?,
-        store: store_options(&options.storage, options.workers),
+        store: store_options(&options.storage, options.workers, SEGMENT_BYTES_MAX),
         options,
     };
     let listen = plan.options.listen.clone();
@@ -51,6 +57,16 @@ pub fn run_node(options: NodeOptions) -> Result<(), Failure> {
     Ok(())
 }
 
+/// Makes a data directory that only its owner may enter; one that exists keeps the permissions it has.
+pub(crate) fn make_data_dir(path: &Path) -> io::Result<()> {
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    above.map_or(Ok(()), std::fs::create_dir_all)?;
+    match DirBuilder::new().mode(0o700).create(path) {
+        Err(_) if path.is_dir() => Ok(()),
+        made => made,
+    }
+}
+
 fn start_logging(options: &LogOptions) -> Result<(), Failure> {
     let filter = EnvFilter::try_new(&options.level).map_err(|error| {
         Failure::new(Code::Configuration, format!("log.level: {error}"))
@@ -58,8 +74,8 @@ fn start_logging(options: &LogOptions) -> Result<(), Failure> {
     })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
+        .with_ansi(io::stderr().is_terminal())
+        .with_writer(io::stderr);
     // An embedder that logs already keeps its own way of doing so.
     let _ = match options.format {
         LogFormat::Text => lines.try_init(),
@@ -77,12 +93,13 @@ fn credentials(certs: &CertOptions, id: NodeId) -> Result<Credentials, Failure> 
         .map_err(|error| Failure::new(Code::Configuration, error.to_string()))
 }
 
-fn store_options(sizes: &StorageOptions, workers: usize) -> store_redb::Options {
-    let defaults = store_redb::Options::new(workers);
-    store_redb::Options {
-        ring_bytes: sizes.ring_bytes.next_multiple_of(defaults.segment_bytes),
+/// Prepares at most `segment_bytes_max` of the ring at a time.
+fn store_options(sizes: &StorageOptions, workers: usize, segment_bytes_max: u64) -> store_redb::Options {
+    let options = store_redb::Options {
+        segment_bytes: segment_bytes_max,
         memtable_bytes: sizes.memtable_bytes,
         cache_bytes: usize::try_from(sizes.cache_bytes).unwrap_or(usize::MAX),
-        ..defaults
-    }
+        ..store_redb::Options::new(workers)
+    };
+    options.with_ring(sizes.ring_bytes)
 }

@@ -154,10 +154,10 @@ impl Engine {
         Born { birth, slot }
     }
 
-    /// The largest record of this ring.
-    fn record_bytes_max(&self) -> usize {
-        let capacity = self.options.ring_bytes;
-        usize::try_from(RECORD_BYTES_MAX.min(capacity / 8)).expect("at most RECORD_BYTES_MAX")
+    /// The largest record of this ring: whole blocks.
+    pub(crate) fn record_bytes_max(&self) -> usize {
+        let share = self.options.ring_bytes / 8 / BLOCK_BYTES * BLOCK_BYTES;
+        usize::try_from(RECORD_BYTES_MAX.min(share)).expect("at most RECORD_BYTES_MAX")
     }
 
     /// Makes the oldest waiting record durable and acknowledges what it holds.

@@ -18,6 +18,12 @@ pub(crate) const RING_BYTES_MAX: u64 = 1 << 38;
 /// The smallest ring; only tests use rings this small.
 pub(crate) const RING_BYTES_MIN: u64 = 64 * BLOCK_BYTES;
 
+/// A ring is prepared in this many segments, unless that makes them too large or too small.
+pub(crate) const SEGMENTS: u64 = 16;
+
+/// Segments smaller than this cost a sync each for nothing.
+pub(crate) const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+
 /// A record is sealed when it has grown past this: larger commits gain nothing and delay those that wait.
 pub(crate) const RECORD_BYTES_SOFT: usize = 1 << 20;
 
@@ -63,6 +69,7 @@ pub(crate) const RESERVE_SHARE: u64 = 8;
 pub(crate) const CUT_SHARE: u64 = 4;
 
 const _: () = assert!(RING_AT.is_multiple_of(BLOCK_BYTES) && RING_AT >= LOG_AT + 2 * BLOCK_BYTES);
+const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES) && SEGMENTS > 0);
 const _: () = assert!(RING_AT + RING_BYTES_MAX <= MARKER_AT);
 const _: () = assert!(
     RING_BYTES_MAX <= 1 << 40,

@@ -1,7 +1,7 @@
 //! What the caller decides about a node file: whose it is, how large its parts are, who hears about commits.
 
 use crate::error::{Fatal, exit_process};
-use crate::limits::{BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN};
+use crate::limits::{BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN, SEGMENT_BYTES_MIN, SEGMENTS};
 use multiraft::NodeId;
 use std::fmt;
 use std::fs::File;
@@ -87,6 +87,20 @@ impl Options {
             entropy: system_entropy,
             fatal: exit_process,
             on_commit: None,
+        }
+    }
+
+    /// A ring of `bytes`, rounded up by less than one block per segment. Segments become a sixteenth of the ring, but
+    /// neither larger than they were nor smaller than 1 MiB (or one block in rings below that).
+    pub fn with_ring(self, bytes: u64) -> Options {
+        let most = self.segment_bytes.max(BLOCK_BYTES);
+        let share = bytes.div_ceil(SEGMENTS).max(SEGMENT_BYTES_MIN.min(bytes));
+        let segments = bytes.div_ceil(share.clamp(1, most)).max(1);
+        let segment_bytes = bytes.div_ceil(segments).next_multiple_of(BLOCK_BYTES);
+        Options {
+            ring_bytes: segments * segment_bytes,
+            segment_bytes,
+            ..self
         }
     }
 

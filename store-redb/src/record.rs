@@ -14,6 +14,12 @@ use std::ops::Range;
 /// Bytes before the payload.
 pub(crate) const HEADER_BYTES: usize = 48;
 
+/// An upper bound of what a record with a single entry holds beside the entry's payload.
+pub(crate) const RECORD_OVERHEAD_MAX: usize = HEADER_BYTES + OP_BYTES_MAX + ENTRY_BYTES_FIXED;
+
+/// An upper bound of what an entry takes beside its payload.
+const ENTRY_BYTES_FIXED: usize = 64;
+
 const MAGIC: &[u8; 4] = b"FLR1";
 const CHECKSUM_AT: usize = 4;
 const CHECKED_FROM: usize = 8;
@@ -223,9 +229,8 @@ impl Record {
 
 /// An upper bound of what an entry takes in a record.
 fn entry_bytes_bound(entry: &Entry) -> usize {
-    const FIXED: usize = 64;
     const PER_REPLICA: usize = 64;
-    FIXED
+    ENTRY_BYTES_FIXED
         + match &entry.payload {
             Payload::Noop(_) => 0,
             Payload::Command(_, bytes) => bytes.len(),

@@ -6,16 +6,21 @@ use crate::engine::{Engine, lock};
 use crate::error::OpenError;
 use crate::node_file::io_error;
 use crate::options::{Identity, Options};
+use crate::record::RECORD_OVERHEAD_MAX;
 use crate::recover::recover;
 use crate::state::WorkerState;
 use crate::storage::WorkerStorage;
 use multiraft::{CompletionSink, GroupId, RestoredGroup};
 use redb::Database;
 use std::fs::{OpenOptions, TryLockError};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+
+/// Permissions of a new node file: its owner's alone. An existing file keeps what it has.
+const FILE_MODE: u32 = 0o600;
 
 /// An open node file.
 #[derive(Debug)]
@@ -86,6 +91,7 @@ impl Store {
             .write(true)
             .create(true)
             .truncate(false)
+            .mode(FILE_MODE)
             .open(path);
         let file = file.map_err(|source| io_error(&format!("open {}", path.display()), source))?;
         match file.try_lock() {
@@ -178,6 +184,11 @@ impl Store {
         }
         self.engine.close_plain();
         Closed::Plain
+    }
+
+    /// The largest payload of an entry that this file's ring takes: appending a larger one ends the process.
+    pub fn payload_bytes_max(&self) -> usize {
+        self.engine.record_bytes_max() - RECORD_OVERHEAD_MAX
     }
 
     /// Counters.

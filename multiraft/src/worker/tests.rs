@@ -533,6 +533,7 @@ fn too_much_waiting_is_refused_at_once() {
         WorkerOptions {
             waiting_per_group_max: 2,
             waiting_max: 5,
+            payload_bytes_max: PAYLOAD_BYTES_MAX - 1,
             ..WorkerOptions::default()
         },
     );
@@ -541,7 +542,7 @@ fn too_much_waiting_is_refused_at_once() {
     let others: Vec<u64> = (0..4)
         .map(|n| trio.propose(0, GroupId(2 + n / 2), Tally::add(1)))
         .collect();
-    let large = trio.propose(0, GROUP, Bytes::from(vec![0; PAYLOAD_BYTES_MAX + 1]));
+    let large = trio.propose(0, GROUP, Bytes::from(vec![0; PAYLOAD_BYTES_MAX]));
     trio.turn(0);
     assert_eq!(trio.outcome(first[2]), refused(Refusal::Overloaded));
     assert_eq!(trio.outcome(others[3]), refused(Refusal::Overloaded));

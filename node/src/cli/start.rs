@@ -132,7 +132,7 @@ fn leave_profile(options: &DevOptions) -> Result<(), Failure> {
     let nodes = options.all();
     let quic = nodes.iter().map(|node| node.advertise.clone()).collect();
     let resp = nodes.iter().map(|node| node.listen.resp.to_string()).collect();
-    let written = std::fs::create_dir_all(&options.data_dir)
+    let written = server::make_data_dir(&options.data_dir)
         .and_then(|()| Profile::of_dev(quic, resp).write(&options.data_dir));
     written.map_err(|error| {
         let message = format!("cannot write into {}: {error}", options.data_dir.display());

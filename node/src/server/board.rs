@@ -4,7 +4,7 @@
 use crate::descriptor::RangeDescriptor;
 use crate::metrics::{Raft, raise};
 use multiraft::{Counters, GroupId, LeadershipChange, NodeId, ReplicaId, Turn};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -91,6 +91,16 @@ impl Board {
             .collect()
     }
 
+    /// Groups that this node leads and of which one of the `live` nodes has a replica, too.
+    pub(super) fn led_here_with(&self, live: &BTreeSet<NodeId>) -> BTreeSet<GroupId> {
+        let led = self.lock();
+        let others = self.homes.iter().filter(|(_, home)| live.contains(home));
+        let groups = others.map(|(&(group, _), _)| group);
+        groups
+            .filter(|group| led.get(group).is_some_and(|led| led.here))
+            .collect()
+    }
+
     /// How many groups know a leader, and how many there are.
     pub(super) fn known_leaders(&self) -> (usize, usize) {
         let led = self.lock();
@@ -163,6 +173,12 @@ mod tests {
         }
         assert_eq!(board.known_leaders(), (1, 1));
         assert_eq!(board.led_here(), [GroupId(2)]);
+        let with = |live: &[u64]| board.led_here_with(&live.iter().copied().map(NodeId).collect());
+        assert_eq!(with(&[2, 3]), BTreeSet::from([GroupId(2)]));
+        assert!(
+            with(&[]).is_empty() && with(&[3]).is_empty(),
+            "nobody can take over"
+        );
         assert_eq!(board.led()[&GroupId(2)].by, Some(NodeId(1)));
         assert_eq!(board.changes.load(Ordering::Relaxed), 2);
     }

@@ -21,7 +21,7 @@ const RING_BYTES_MAX: u64 = 256 << 20;
 const MEMTABLE_BYTES_MAX: u64 = 32 << 20;
 const CACHE_BYTES_MAX: u64 = 64 << 20;
 /// Bytes of the ring prepared at a time: a first start should be quick.
-const SEGMENT_BYTES: u64 = 8 << 20;
+const SEGMENT_BYTES_MAX: u64 = 8 << 20;
 
 /// Runs a cluster until SIGINT or SIGTERM, then stops it cleanly. A second signal ends the process at once.
 pub fn run_dev(options: DevOptions) -> Result<(), Failure> {
@@ -128,14 +128,10 @@ fn plan(mut options: NodeOptions, listeners: Listeners) -> Result<Plan, Failure>
     storage.ring_bytes = storage.ring_bytes.min(RING_BYTES_MAX);
     storage.memtable_bytes = storage.memtable_bytes.min(MEMTABLE_BYTES_MAX);
     storage.cache_bytes = storage.cache_bytes.min(CACHE_BYTES_MAX);
-    let store = store_redb::Options {
-        segment_bytes: SEGMENT_BYTES,
-        ..store_options(&options.storage, options.workers)
-    };
     Ok(Plan {
         credentials: credentials(&options.certs, options.node_id)?,
         listeners,
-        store,
+        store: store_options(&options.storage, options.workers, SEGMENT_BYTES_MAX),
         options,
     })
 }

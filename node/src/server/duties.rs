@@ -12,6 +12,7 @@ use crate::service::{Kind, Request, Service, Target};
 use bytes::Bytes;
 use multiraft::host::{Host, Intake, Raft};
 use multiraft::{AnswerSink, Control, GroupId, NodeId, Outcome, Status, Ticket};
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -118,12 +119,12 @@ async fn ask(service: &Arc<dyn Service>, request: Request) -> Option<Outcome> {
     answer.await.ok()
 }
 
-/// Asks a voter on another node to lead each group that this node leads.
-pub(super) fn hand_over(board: &Board, host: &Host, node: NodeId) {
-    for group in board.led_here() {
+/// Asks a voter on a live other node to lead each group that this node leads.
+pub(super) fn hand_over(board: &Board, host: &Host, live: &BTreeSet<NodeId>) {
+    for group in board.led_here_with(live) {
         let status = status_of(&host.raft(group));
         let nodes = status.map(|status| status.membership.nodes).unwrap_or_default();
-        if let Some((target, _)) = nodes.into_iter().find(|&(_, lives)| lives != node) {
+        if let Some((target, _)) = nodes.into_iter().find(|(_, home)| live.contains(home)) {
             let sink = Arc::new(Once(Mutex::new(None)));
             host.intake().order(Control::Transfer {
                 group,
@@ -132,6 +133,15 @@ pub(super) fn hand_over(board: &Board, host: &Host, node: NodeId) {
             });
         }
     }
+}
+
+/// The other nodes that are linked to this one now.
+pub(super) fn live_peers(transport: &Transport) -> BTreeSet<NodeId> {
+    let links = transport.links().into_iter();
+    links
+        .filter(|link| matches!(link.state, LinkState::Up { .. }))
+        .map(|link| link.peer)
+        .collect()
 }
 
 /// The state of a group's replica on this node: None when there is none, or its worker is slow to tell.

@@ -5,7 +5,7 @@ use super::board::Board;
 use super::placement::{Placement, Settled, first_candidate};
 use super::ports::{Listeners, transport_failure};
 use super::workers::{FollowedSink, FollowedStorage, Frames};
-use super::{duties, late};
+use super::{duties, late, make_data_dir};
 use crate::apply::{Expiries, Machine, Watch};
 use crate::descriptor::RangeDescriptor;
 use crate::exit::{Code, Failure};
@@ -83,10 +83,11 @@ impl Node {
         self.requests.routes().descriptors().count()
     }
 
-    /// Hands leadership to others, as far as that works within a moment.
+    /// Hands leadership to others, as far as that works within a moment. What nobody can take over is not waited for.
     pub(super) fn lead_no_more(&self) {
-        duties::hand_over(&self.board, &self.host, self.id);
-        wait_until(|| self.board.led_here().is_empty());
+        let live = || duties::live_peers(&self.transport);
+        duties::hand_over(&self.board, &self.host, &live());
+        wait_until(|| self.board.led_here_with(&live()).is_empty());
     }
 
     /// No new clients: gateways close, and what is in flight gets a moment to end.
@@ -176,7 +177,7 @@ impl Core {
             intake.clone(),
             transport.clone(),
             parts.collect(),
-            &worker_options(&plan.options, opened.incarnation),
+            &worker_options(&plan.options, &opened.store, opened.incarnation),
             board.clone(),
         );
         let requests = Requests::start(Wiring {
@@ -345,7 +346,7 @@ async fn most_up(transport: Arc<Transport>, others: Vec<NodeId>) {
 
 fn open_store(plan: &Plan, metrics: &Arc<Metrics>) -> Result<Opened, Failure> {
     let directory = &plan.options.data_dir;
-    std::fs::create_dir_all(directory).map_err(|error| {
+    make_data_dir(directory).map_err(|error| {
         Failure::new(
             Code::WriteFailed,
             format!("cannot create {}: {error}", directory.display()),
@@ -448,7 +449,7 @@ fn config(plan: &Plan, incarnation: u64) -> Result<Config, Failure> {
 }
 
 /// Timeouts differ from node to node and from start to start.
-fn worker_options(options: &NodeOptions, incarnation: u64) -> WorkerOptions {
+fn worker_options(options: &NodeOptions, store: &Store, incarnation: u64) -> WorkerOptions {
     let timing = &options.raft;
     WorkerOptions {
         replica: Options {
@@ -458,6 +459,7 @@ fn worker_options(options: &NodeOptions, incarnation: u64) -> WorkerOptions {
             ..Options::default()
         },
         patience: timing.election_timeout_max * 2,
+        payload_bytes_max: store.payload_bytes_max(),
         seed: incarnation << 32 | options.node_id.0,
         ..WorkerOptions::default()
     }

@@ -1,6 +1,6 @@
 //! A whole cluster in this process, over real sockets and files.
 
-use super::Cluster;
+use super::{Cluster, make_data_dir};
 use crate::exit::Code;
 use crate::options::{DevOptions, Layers, resolve_shared};
 use std::io::{BufRead, BufReader, Write};
@@ -9,6 +9,21 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+fn a_new_data_directory_is_its_owners_alone_and_an_old_one_is_left_as_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a/b");
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    make_data_dir(&path).unwrap();
+    assert_eq!(mode(), 0o700);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o750)).unwrap();
+    make_data_dir(&path).unwrap();
+    assert_eq!(mode(), 0o750);
+    std::fs::write(directory.path().join("file"), "").unwrap();
+    assert!(make_data_dir(&directory.path().join("file")).is_err());
+}
 
 /// Options with ports that were free a moment ago.
 fn options(directory: &Path) -> DevOptions {

@@ -1,10 +1,11 @@
 //! Real files: locks, identities, formats, bit flips, and what stock redb makes of them.
 
-use super::world::{IDENTITY, Model, World, contents, options};
+use super::world::{IDENTITY, Model, World, command, contents, options};
 use crate::limits::{BLOCK_BYTES, LOG_AT, RING_AT};
-use crate::{Closed, ClusterId, Disk, FileDisk, Identity, OpenError, SimDisk, Store};
+use crate::record::{HEADER_BYTES, Record};
+use crate::{Closed, ClusterId, Disk, FileDisk, Identity, OpenError, Options, SimDisk, Store};
 use bytes::Bytes;
-use multiraft::{GroupId, NodeId};
+use multiraft::{GroupId, GroupWrite, HardState, Index, Life, NodeId, ReplicaId, Term, WriteId};
 use redb::{ReadableDatabase, ReadableTableMetadata};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -329,4 +330,68 @@ fn impossible_sizes_are_refused() {
     sizes.ring_bytes += 1;
     let error = Store::open_on(Arc::new(SimDisk::new()), IDENTITY, sizes).unwrap_err();
     assert_eq!(error.code(), 75, "{error}");
+}
+
+#[test]
+fn a_ring_is_as_large_as_was_asked_for() {
+    const MIB: u64 = 1 << 20;
+    let sized = |bytes| {
+        let sizes = Options::new(1).with_ring(bytes);
+        sizes.check().expect("possible");
+        (sizes.ring_bytes, sizes.segment_bytes)
+    };
+    assert_eq!(sized(16 * MIB), (16 * MIB, MIB));
+    assert_eq!(sized(100 * MIB), (100 * MIB, 25 * MIB / 4));
+    assert_eq!(sized(256 * MIB), (256 * MIB, 16 * MIB));
+    assert_eq!(sized(1024 * MIB), (1024 * MIB, 64 * MIB));
+    assert_eq!(sized(1536 * MIB), (1536 * MIB, 64 * MIB));
+    let largest = (1 << 18) * MIB;
+    assert_eq!(sized(largest), (largest, 64 * MIB));
+    for bytes in (MIB..3000 * MIB).step_by(7_654_321) {
+        let (ring, segment) = sized(bytes);
+        assert!(
+            (bytes..bytes + ring / segment * 4096).contains(&ring),
+            "{bytes}: {ring}"
+        );
+        assert!(segment <= 64 * MIB, "{bytes}: {segment}");
+    }
+}
+
+#[test]
+fn a_new_file_is_its_owners_alone_and_an_old_one_is_left_as_it_is() {
+    use std::os::unix::fs::PermissionsExt;
+    let (_directory, path) = scratch();
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    drop(Store::open(&path, IDENTITY, options(1)).unwrap());
+    assert_eq!(mode(), 0o600);
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+    drop(Store::open(&path, IDENTITY, options(1)).unwrap());
+    assert_eq!(mode(), 0o640);
+}
+
+#[test]
+fn the_largest_payload_fits_into_an_empty_record() {
+    let opened = Store::open_on(Arc::new(SimDisk::new()), IDENTITY, options(1)).unwrap();
+    let payload = opened.store.payload_bytes_max();
+    let record_bytes_max = usize::try_from(options(1).ring_bytes / 8).unwrap();
+    let taken = |payload: usize| {
+        let write = GroupWrite {
+            group: GroupId(1),
+            replica: ReplicaId(u64::MAX),
+            life: Life(1),
+            write: WriteId(1),
+            hard_state: Some(HardState {
+                term: Term(u64::MAX),
+                vote: Some(ReplicaId(u64::MAX)),
+            }),
+            entries: vec![command(u64::MAX, u64::MAX, 0, payload - 8)],
+            commit: Index(u64::MAX),
+        };
+        let mut record = Record::default();
+        record.bytes.resize(HEADER_BYTES, 0);
+        let taken = record.put_write(&write, 0, record_bytes_max);
+        assert!(record.bytes.len() <= record_bytes_max);
+        taken
+    };
+    assert_eq!((taken(payload), taken(payload + 1)), (Some(1), None));
 }
