@@ -14,6 +14,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 use store_redb::WorkerState;
 
+#[cfg(test)]
+mod tests;
+
 /// The state machine of one worker's groups.
 pub struct Machine {
     state: WorkerState,

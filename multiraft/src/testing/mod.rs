@@ -1,6 +1,7 @@
 //! In-memory parts for tests, simulators and examples, and the suites that every implementation of a contract passes.
 //! Nothing here is made for production: the disk forgets what was not synced, the network drops what it is told to.
 
+mod machine_suite;
 mod mem_disk;
 mod mem_network;
 mod network_suite;
@@ -9,6 +10,7 @@ mod tally;
 #[cfg(test)]
 mod tests;
 
+pub use machine_suite::{MachineHarness, machine_suite};
 pub use mem_disk::{MemDisk, MemStorage, SyncMode};
 pub use mem_network::{MemLink, MemNetwork, Receive};
 pub use network_suite::{NetworkHarness, network_suite};

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::network::RaftNetwork;
-use crate::storage::{Completion, CompletionSink, CutId, RestoredGroup};
-use crate::types::NodeId;
+use crate::storage::{Completion, CompletionSink, CutId, GroupRow, LogBatch, RaftStorage, RestoredGroup};
+use crate::types::{GroupId, NodeId};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};
@@ -135,4 +135,63 @@ fn a_cut_link_carries_nothing_one_way() {
         harness.receive(NodeId(1)),
         Some((NodeId(2), Bytes::from_static(b"x")))
     );
+}
+
+struct TallyHarness {
+    disk: MemDisk,
+    storage: MemStorage,
+}
+
+impl TallyHarness {
+    fn new() -> TallyHarness {
+        let disk = MemDisk::new(SyncMode::Explicit);
+        let storage = disk.storage(0);
+        TallyHarness { disk, storage }
+    }
+}
+
+impl MachineHarness for TallyHarness {
+    type Machine = Tally;
+
+    fn start(&mut self) -> (Tally, Vec<RestoredGroup>) {
+        let restored = self.disk.restore();
+        self.disk.start(vec![Arc::<Collected>::default()]);
+        (Tally::new(self.disk.clone()), restored)
+    }
+
+    fn submit(&mut self, batch: LogBatch) {
+        self.storage.submit(batch);
+        self.disk.sync();
+    }
+
+    fn descriptor(&self, _group: GroupId) -> Bytes {
+        Bytes::new()
+    }
+
+    fn command(&self, number: u64) -> Bytes {
+        Tally::add(number)
+    }
+
+    fn queries(&self) -> Vec<Bytes> {
+        vec![Bytes::new(), Bytes::from_static(b"clock")]
+    }
+
+    fn cut(&mut self) -> CutId {
+        assert!(self.disk.want_checkpoint());
+        self.storage.cut_wanted().unwrap()
+    }
+
+    fn keep(&mut self, cut: CutId, rows: Vec<GroupRow>) {
+        self.storage.freeze(cut, rows);
+        assert!(self.disk.commit_checkpoint());
+    }
+
+    fn crash(&mut self, _machine: Tally) {
+        self.disk.crash();
+    }
+}
+
+#[test]
+fn the_tally_passes() {
+    machine_suite(TallyHarness::new);
 }

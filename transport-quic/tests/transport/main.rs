@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod conformance;
 mod hostile;
 mod links;
 mod parts;
