@@ -194,7 +194,7 @@ pub const TABLE: &[OptionSpec] = &[
         key: "storage.ring_bytes",
         form: SIZE,
         default: "256MiB",
-        doc: "Size of the log ring, allocated at the first start and fixed then.",
+        doc: "Size of the log ring, allocated at the first start and fixed then. An eighth of it bounds one write (MSET, batch), so give all nodes the same: a node whose ring is too small for an entry cannot follow.",
         scope: Scope::Any,
         set: |o, v| size(v, 16 * MIB, TIB).map(|n| o.storage.ring_bytes = n),
     },
