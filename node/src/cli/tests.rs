@@ -29,7 +29,7 @@ fn parse(line: &str) -> Result<Arguments, clap::Error> {
 #[test]
 fn only_panics_of_redb_are_taken_for_damage() {
     for file in [
-        "/home/u/.cargo/registry/src/index.crates.io-1949cf8c6b5b557f/redb-4.6.0/src/tree_store/btree.rs",
+        "/home/u/.cargo/registry/src/index.registry-1949cf8c6b5b557f/redb-4.6.0/src/tree_store/btree.rs",
         "vendor/redb/src/db.rs",
     ] {
         assert!(is_in_redb(file), "{file}");
