@@ -26,10 +26,11 @@
 //!
 //! Many messages travel in one write; a reader must not expect message and packet borders to agree.
 
-use crate::framing::{Batch, FrameError, FrameReader, Stream};
+use crate::framing::{FrameError, FrameReader, Stream};
 use crate::limits::{
     CALL_BYTES_MAX, CALLS_BYTES_MAX, CALLS_MAX, REPLIES_BYTES_MAX, REQUESTS_MAX, WRITE_BYTES,
 };
+use crate::writing::{self, Message, More, Outbound};
 use bytes::{Buf, Bytes};
 use quinn::RecvStream;
 use std::collections::{HashMap, VecDeque};
@@ -156,26 +157,6 @@ impl CallQueue {
             .for_each(|call| (call.done)(Err(CallError::LinkLost)));
     }
 
-    /// Moves what fits into one write from unsent to sent. False when closed.
-    fn take(&self, batch: &mut Vec<(u64, Bytes)>) -> bool {
-        let mut state = self.lock();
-        let mut bytes = 0;
-        while bytes < WRITE_BYTES
-            && let Some(call) = state.unsent.pop_front()
-        {
-            bytes += call.payload.len() + NUMBER;
-            state.sent.insert(
-                call.number,
-                Sent {
-                    bytes: call.payload.len(),
-                    done: call.done,
-                },
-            );
-            batch.push((call.number, call.payload));
-        }
-        state.open
-    }
-
     fn complete(&self, number: u64, payload: Bytes) {
         let mut state = self.lock();
         let Some(sent) = state.sent.remove(&number) else {
@@ -192,6 +173,30 @@ impl CallQueue {
 
     fn lock(&self) -> MutexGuard<'_, CallState> {
         self.state.lock().expect("no code that holds it panics")
+    }
+}
+
+impl Outbound for CallQueue {
+    /// Moves what fits into one write from unsent to sent.
+    fn take(&self, batch: &mut Vec<Message>) -> More {
+        let mut state = self.lock();
+        let mut bytes = 0;
+        while bytes < WRITE_BYTES
+            && let Some(call) = state.unsent.pop_front()
+        {
+            bytes += call.payload.len() + NUMBER;
+            let sent = Sent {
+                bytes: call.payload.len(),
+                done: call.done,
+            };
+            state.sent.insert(call.number, sent);
+            batch.push(Message::Numbered(call.number, call.payload));
+        }
+        if state.open { More::Later } else { More::Never }
+    }
+
+    fn wake(&self) -> &Notify {
+        &self.wake
     }
 }
 
@@ -216,42 +221,12 @@ impl CallState {
     }
 }
 
-/// Writes queued calls until the queue closes or the stream fails.
-pub(crate) async fn write_calls(queue: &CallQueue, mut stream: Stream) -> Result<(), FrameError> {
-    let mut taken = Vec::new();
-    let mut batch = Batch::default();
-    while queue.take(&mut taken) {
-        if taken.is_empty() {
-            queue.wake.notified().await;
-        } else {
-            write_messages(&mut taken, &mut batch, &mut stream).await?;
-        }
-    }
-    Ok(())
-}
-
 /// Reads replies until the stream ends.
 pub(crate) async fn read_replies(queue: &CallQueue, stream: RecvStream) -> Result<(), FrameError> {
     let mut reader = FrameReader::new(stream, LENGTHS);
     while let Some((number, payload)) = next_message(&mut reader).await? {
         queue.complete(number, payload);
     }
-    Ok(())
-}
-
-async fn write_messages(
-    messages: &mut Vec<(u64, Bytes)>,
-    batch: &mut Batch,
-    stream: &mut Stream,
-) -> Result<(), quinn::WriteError> {
-    for (number, payload) in messages.drain(..) {
-        batch.begin(NUMBER + payload.len());
-        batch.put_number(number);
-        batch.put(payload);
-    }
-    batch.write(stream).await?;
-    // A write is done as soon as quinn has the bytes; let its driver send them before more are gathered.
-    tokio::task::yield_now().await;
     Ok(())
 }
 
@@ -346,25 +321,6 @@ impl ReplyQueue {
         }
     }
 
-    /// Takes what fits into one write. False when nothing will ever come again.
-    fn take(&self, batch: &mut Vec<(u64, Bytes)>) -> bool {
-        let mut state = self.lock();
-        let mut bytes = 0;
-        while bytes < WRITE_BYTES
-            && let Some((number, payload)) = state.pending.pop_front()
-        {
-            bytes += payload.len() + NUMBER;
-            state.bytes -= payload.len();
-            state.requests -= 1;
-            batch.push((number, payload));
-        }
-        if !batch.is_empty() {
-            self.room.notify_one();
-        }
-        let done = state.finished && state.requests == 0 && batch.is_empty();
-        state.open && !done
-    }
-
     /// Counts a request in; waits while too many are unanswered.
     async fn admit(&self) {
         loop {
@@ -401,6 +357,34 @@ impl ReplyQueue {
     }
 }
 
+impl Outbound for ReplyQueue {
+    fn take(&self, batch: &mut Vec<Message>) -> More {
+        let mut state = self.lock();
+        let mut bytes = 0;
+        while bytes < WRITE_BYTES
+            && let Some((number, payload)) = state.pending.pop_front()
+        {
+            bytes += payload.len() + NUMBER;
+            state.bytes -= payload.len();
+            state.requests -= 1;
+            batch.push(Message::Numbered(number, payload));
+        }
+        if !batch.is_empty() {
+            self.room.notify_one();
+        }
+        let answered = state.finished && state.requests == 0;
+        if state.open && !answered {
+            More::Later
+        } else {
+            More::Never
+        }
+    }
+
+    fn wake(&self) -> &Notify {
+        &self.wake
+    }
+}
+
 /// Closes the queue whatever way its stream ends, so that late replies are not kept.
 struct Closing(Arc<ReplyQueue>);
 
@@ -418,7 +402,7 @@ pub(crate) async fn serve(
     let queue = Arc::new(ReplyQueue::new());
     let _closing = Closing(queue.clone());
     let reading = read_requests(&queue, FrameReader::new(stream.1, LENGTHS), deliver);
-    let writing = write_replies(&queue, stream.0);
+    let writing = writing::write_all(&*queue, stream.0);
     tokio::try_join!(reading, writing).map(|_| ())
 }
 
@@ -442,18 +426,4 @@ async fn read_requests(
             },
         );
     }
-}
-
-async fn write_replies(queue: &ReplyQueue, mut stream: Stream) -> Result<(), FrameError> {
-    let mut taken = Vec::new();
-    let mut batch = Batch::default();
-    while queue.take(&mut taken) {
-        if taken.is_empty() {
-            queue.wake.notified().await;
-        } else {
-            write_messages(&mut taken, &mut batch, &mut stream).await?;
-        }
-    }
-    stream.finish();
-    Ok(())
 }

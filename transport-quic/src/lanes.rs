@@ -4,8 +4,9 @@
 //! On the stream a frame is its length (u32 BE) and its bytes. Checksums are the frame's own business: QUIC
 //! authenticates every packet.
 
-use crate::framing::{Batch, FrameError, FrameReader, Stream};
+use crate::framing::{FrameError, FrameReader};
 use crate::limits::{FRAME_BYTES_MAX, LANE_BYTES_MAX, LANE_FRAMES_MAX, WRITE_BYTES};
+use crate::writing::{Message, More, Outbound};
 use bytes::Bytes;
 use multiraft::Frame;
 use quinn::RecvStream;
@@ -95,47 +96,31 @@ impl LaneQueue {
         self.wake.notify_one();
     }
 
-    /// Takes what fits into one write. False when closed.
-    fn take(&self, taken: &mut Vec<Frame>) -> bool {
+    fn lock(&self) -> MutexGuard<'_, LaneState> {
+        self.state.lock().expect("no code that holds it panics")
+    }
+}
+
+impl Outbound for LaneQueue {
+    fn take(&self, batch: &mut Vec<Message>) -> More {
         let mut state = self.lock();
         let mut bytes = 0;
         while bytes < WRITE_BYTES
             && let Some(frame) = state.frames.pop_front()
         {
             bytes += frame.len();
-            taken.push(frame);
+            batch.push(Message::Frame(frame));
         }
         state.bytes -= bytes;
-        state.open
-    }
-
-    fn lock(&self) -> MutexGuard<'_, LaneState> {
-        self.state.lock().expect("no code that holds it panics")
-    }
-}
-
-/// Writes queued frames until the queue closes or the stream fails.
-pub(crate) async fn write_frames(queue: &LaneQueue, mut stream: Stream) -> Result<(), FrameError> {
-    let mut taken = Vec::new();
-    let mut batch = Batch::default();
-    while queue.take(&mut taken) {
-        if taken.is_empty() {
-            queue.wake.notified().await;
-            continue;
-        }
-        queue
-            .counters
+        self.counters
             .frames_sent
-            .fetch_add(taken.len() as u64, Ordering::Relaxed);
-        for frame in taken.drain(..) {
-            batch.begin(frame.len());
-            frame.chunks.into_iter().for_each(|chunk| batch.put(chunk));
-        }
-        batch.write(&mut stream).await?;
-        // A write is done as soon as quinn has the bytes; let its driver send them before more are gathered.
-        tokio::task::yield_now().await;
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
+        if state.open { More::Later } else { More::Never }
     }
-    Ok(())
+
+    fn wake(&self) -> &Notify {
+        &self.wake
+    }
 }
 
 /// Reads frames until the stream ends.
@@ -184,7 +169,7 @@ mod tests {
         queue.push(frame(1));
         assert_eq!(counters.frames_dropped.load(Ordering::Relaxed), 2);
         let mut taken = Vec::new();
-        assert!(queue.take(&mut taken));
+        assert_eq!(queue.take(&mut taken), More::Later);
         assert_eq!((taken.len(), queue.waiting().0), (1, 3));
         queue.push(frame(1));
         assert_eq!(counters.frames_dropped.load(Ordering::Relaxed), 2);
@@ -211,6 +196,6 @@ mod tests {
             (queue.waiting(), counters.frames_unlinked.load(Ordering::Relaxed)),
             ((0, 0), 2)
         );
-        assert!(!queue.take(&mut Vec::new()));
+        assert_eq!(queue.take(&mut Vec::new()), More::Never);
     }
 }

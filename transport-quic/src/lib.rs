@@ -28,6 +28,7 @@ pub mod limits;
 mod link;
 mod tls;
 mod transport;
+mod writing;
 
 pub use calls::{CallError, NotSent, Reply};
 pub use identity::{

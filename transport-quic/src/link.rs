@@ -9,6 +9,7 @@ use crate::framing::FrameError;
 use crate::hello::{self, HelloError, StreamKind};
 use crate::lanes::{self, LaneCounters, LaneQueue};
 use crate::transport::Shared;
+use crate::writing;
 use multiraft::{Lane, NodeId};
 use quinn::{Connection, ConnectionError, RecvStream, SendStream, VarInt};
 use std::fmt;
@@ -516,13 +517,13 @@ async fn write_lane(link: Arc<Link>, lane: Lane) -> Result<(), Ended> {
         Lane::Entries => (StreamKind::Entries, ENTRIES_PRIORITY),
     };
     let stream = hello::begin(link.connection.open_uni().await?, kind, priority).await?;
-    Ok(lanes::write_frames(link.lane(lane), stream).await?)
+    Ok(writing::write_all(link.lane(lane), stream).await?)
 }
 
 async fn call(link: Arc<Link>) -> Result<(), Ended> {
     let (send, receive) = link.connection.open_bi().await?;
     let send = hello::begin(send, StreamKind::Calls, CALLS_PRIORITY).await?;
-    let writing = calls::write_calls(&link.calls, send);
+    let writing = writing::write_all(&link.calls, send);
     let reading = calls::read_replies(&link.calls, receive);
     tokio::select! {
         ended = writing => Ok(ended?),
