@@ -33,6 +33,7 @@ pub use bugs::Bug;
 pub use check::Violation;
 pub use options::Options;
 pub use report::{Report, Totals};
+pub(crate) use rng::Rng;
 
 /// What a caller may choose besides the seed.
 #[derive(Clone, Debug, Default)]
