@@ -274,7 +274,7 @@ pub fn load(ca: &Path, files: &Files, remedy: &'static str) -> Result<Credential
     check_issued(ca, &ca_certificate, &chain, &files.certificate)?;
     let name = certified_name(&chain[0]).map_err(names(&files.certificate))?;
     Ok(Credentials {
-        ca: ca_certificate,
+        roots: vec![ca_certificate],
         chain,
         key: Arc::new(key),
         cluster,

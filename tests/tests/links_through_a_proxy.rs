@@ -59,6 +59,7 @@ impl End {
             listen: ([127, 0, 0, 1], 0).into(),
             peers: BTreeMap::new(),
             secret: [7; 32],
+            options: transport_quic::Options::default(),
         };
         let sinks = Sinks {
             frames: sink.clone(),

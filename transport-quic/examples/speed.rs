@@ -12,8 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 use transport_quic::{
-    ANY_NODE, CallSink, CertifiedName, Client, ClientSink, ClusterId, Config, Credentials, FrameSink, Reply,
-    Sinks, Transport, node_name,
+    ANY_NODE, CallSink, CertifiedName, Client, ClientSink, ClusterId, Config, Credentials, FrameSink,
+    Options, Reply, Sinks, Transport, node_name,
 };
 
 const RUN: Duration = Duration::from_secs(3);
@@ -58,7 +58,7 @@ fn credentials() -> Result<[Credentials; 2], Box<dyn Error>> {
         let chain = vec![params.signed_by(&key, &issuer)?.der().clone()];
         let key = Arc::new(PrivateKeyDer::try_from(key.serialize_der())?);
         Ok(Credentials {
-            ca: ca.clone(),
+            roots: vec![ca.clone()],
             chain,
             key,
             cluster,
@@ -80,6 +80,7 @@ fn start(credentials: Credentials, sink: &Arc<Sink>) -> Result<Arc<Transport>, B
         listen,
         peers: BTreeMap::new(),
         secret: [1; 32],
+        options: Options::default(),
     };
     let sinks = Sinks {
         frames: sink.clone(),

@@ -3,13 +3,15 @@
 
 use crate::calls;
 use crate::framing::{FrameError, Stream};
-use crate::hello::{self, Hello, HelloError, StreamKind};
+use crate::hello::{self, Heard, Hello, HelloError, Purpose, StreamKind};
 use crate::identity::{CertifiedName, certified_name};
 use crate::limits::{
     CLIENT_RECEIVE_WINDOW, HANDSHAKE_TIMEOUT, HANDSHAKES_MAX, HANDSHAKES_UNVALIDATED_MAX,
     STRANGER_LOG_INTERVAL,
 };
-use crate::link::{self, Code, Greeted, Peer, describe};
+use crate::link::{self, Greeted};
+use crate::peer::{Declined, Peer, Process};
+use crate::refusal::{self, By, Code, Refusal, describe, refusal_of_hello};
 use crate::tls::{ALPN_CLIENT, ALPN_PEER};
 use crate::transport::{Client, Shared};
 use multiraft::NodeId;
@@ -27,7 +29,7 @@ use tokio::time::timeout;
 
 /// Why a connection was not taken.
 #[derive(Debug, Error)]
-enum Refusal {
+enum Refused {
     #[error("{}", describe(.0))]
     Connection(#[from] ConnectionError),
     #[error("no handshake and hello within {HANDSHAKE_TIMEOUT:?}")]
@@ -43,17 +45,33 @@ enum Refusal {
     #[error("{0}")]
     Hello(#[from] HelloError),
     #[error("{0}")]
-    Outranked(&'static str),
+    Declined(#[from] Declined),
     #[error("too many clients are connected")]
     TooManyClients,
 }
 
-impl Refusal {
+impl Refused {
+    /// Who refused, and why; None when nobody did: the caller left, or a link is up already.
+    fn refusal(&self) -> Option<(By, Refusal)> {
+        let refusal = match self {
+            Refused::Connection(error) => return refusal::refusal(error),
+            Refused::Declined(Declined::Outranked) => return None,
+            Refused::Timeout => Refusal::Timeout,
+            Refused::NotANode(_) | Refused::Identity(_) => Refusal::NotANode,
+            Refused::Protocol => Refusal::Protocol,
+            Refused::NotAMember(..) | Refused::Declined(Declined::Removed) => Refusal::NotAMember,
+            Refused::Declined(Declined::DuplicateNode(_)) => Refusal::DuplicateNode,
+            Refused::Hello(error) => refusal_of_hello(error),
+            Refused::TooManyClients => Refusal::Busy,
+        };
+        Some((By::Us, refusal))
+    }
+
     fn code(&self) -> Code {
-        match self {
-            Refusal::Outranked(_) => Code::Duplicate,
-            Refusal::TooManyClients => Code::Busy,
-            _ => Code::Refused,
+        match (self, self.refusal()) {
+            (Refused::Declined(declined), _) => declined.code(),
+            (_, Some((_, refusal))) => refusal.code(),
+            (_, None) => Code::Refused,
         }
     }
 }
@@ -64,7 +82,7 @@ pub(crate) async fn accept_all(shared: Arc<Shared>) {
     tokio::spawn(log_refusals(refusals));
     while let Some(incoming) = shared.endpoint.accept().await {
         let Ok(room) = shared.handshakes.clone().try_acquire_owned() else {
-            shared.refused.fetch_add(1, Ordering::Relaxed);
+            shared.refusals.count(By::Us, Refusal::Busy);
             incoming.refuse();
             continue;
         };
@@ -82,10 +100,12 @@ pub(crate) async fn accept_all(shared: Arc<Shared>) {
             match taken {
                 Ok(Taken::Node(peer, link)) => link::run(shared, peer, link).await,
                 Ok(Taken::Client(connection, name)) => serve_client(shared, connection, name).await,
-                Err(refusal) => {
-                    shared.refused.fetch_add(1, Ordering::Relaxed);
+                Err(why) => {
+                    if let Some((by, refusal)) = why.refusal() {
+                        shared.refusals.count(by, refusal);
+                    }
                     // Full: so many were refused at once that one more line says nothing.
-                    let _ = refused.try_send((address, refusal));
+                    let _ = refused.try_send((address, why));
                 }
             }
         });
@@ -93,16 +113,20 @@ pub(crate) async fn accept_all(shared: Arc<Shared>) {
 }
 
 /// Anybody can make us refuse, so nobody may fill the log with it.
-async fn log_refusals(mut refusals: mpsc::Receiver<(SocketAddr, Refusal)>) {
+async fn log_refusals(mut refusals: mpsc::Receiver<(SocketAddr, Refused)>) {
     let mut last: Option<Instant> = None;
     let mut silent = 0_u64;
-    while let Some((address, reason)) = refusals.recv().await {
+    while let Some((address, why)) = refusals.recv().await {
+        let Some((_, reason)) = why.refusal() else {
+            tracing::debug!(%address, %why, "connection not taken");
+            continue;
+        };
         if last.is_some_and(|last| last.elapsed() < STRANGER_LOG_INTERVAL) {
             silent += 1;
-            tracing::debug!(%address, %reason, "connection refused");
+            tracing::debug!(%address, %reason, %why, "connection refused");
             continue;
         }
-        tracing::warn!(%address, %reason, not_logged = silent, "connection refused");
+        tracing::warn!(%address, %reason, %why, not_logged = silent, "connection refused");
         (last, silent) = (Some(Instant::now()), 0);
     }
 }
@@ -112,59 +136,73 @@ enum Taken {
     Client(Connection, CertifiedName),
 }
 
-async fn take(shared: &Arc<Shared>, incoming: Incoming) -> Result<Taken, Refusal> {
+async fn take(shared: &Arc<Shared>, incoming: Incoming) -> Result<Taken, Refused> {
     let begun = Instant::now();
+    // Asked before the handshake: a certificate that changes meanwhile makes the link look older, never newer.
+    let (_, credentials) = shared.dialing();
     let connection = timeout(HANDSHAKE_TIMEOUT, incoming.accept()?)
         .await
-        .map_err(|_| Refusal::Timeout)??;
+        .map_err(|_| Refused::Timeout)??;
     let left = HANDSHAKE_TIMEOUT.saturating_sub(begun.elapsed());
-    let taken = timeout(left, welcome(shared, &connection))
+    let taken = timeout(left, welcome(shared, &connection, credentials))
         .await
-        .unwrap_or(Err(Refusal::Timeout));
-    taken.map_err(|refusal| {
+        .unwrap_or(Err(Refused::Timeout));
+    taken.map_err(|refused| {
         // What the other side said when it closed counts more than what we noticed of it.
         if let Some(closed @ ConnectionError::ApplicationClosed(_)) = connection.close_reason() {
             return closed.into();
         }
-        connection.close(refusal.code().into(), refusal.to_string().as_bytes());
-        refusal
+        connection.close(refused.code().into(), refused.to_string().as_bytes());
+        refused
     })
 }
 
-async fn welcome(shared: &Arc<Shared>, connection: &Connection) -> Result<Taken, Refusal> {
+async fn welcome(shared: &Arc<Shared>, connection: &Connection, credentials: u64) -> Result<Taken, Refused> {
     let name = peer_name(connection)?;
     match (alpn(connection).as_deref(), name) {
-        (Some(ALPN_PEER), CertifiedName::Node(id)) => welcome_node(shared, connection, id).await,
-        (Some(ALPN_PEER), other) => Err(Refusal::NotANode(other)),
+        (Some(ALPN_PEER), CertifiedName::Node(id)) => welcome_node(shared, connection, id, credentials).await,
+        (Some(ALPN_PEER), other) => Err(Refused::NotANode(other)),
         (Some(ALPN_CLIENT), name) => Ok(Taken::Client(connection.clone(), name)),
-        _ => Err(Refusal::Protocol),
+        _ => Err(Refused::Protocol),
     }
 }
 
-async fn welcome_node(shared: &Arc<Shared>, connection: &Connection, id: NodeId) -> Result<Taken, Refusal> {
+async fn welcome_node(
+    shared: &Arc<Shared>,
+    connection: &Connection,
+    id: NodeId,
+    credentials: u64,
+) -> Result<Taken, Refused> {
     let (send, mut receive) = connection.accept_bi().await?;
     match hello::read_kind(&mut receive).await? {
         StreamKind::Hello => {}
         other => return Err(HelloError::Unexpected(other).into()),
     }
-    let theirs = hello::hear(receive).await?;
-    theirs.check(shared.cluster, id, shared.node)?;
-    let peer = shared.peer(id).ok_or(Refusal::NotAMember(id.0, shared.node.0))?;
+    let Heard { hello: theirs, wire } = hello::hear(receive).await?;
+    theirs.check(shared.us.cluster, id, shared.us.node)?;
+    let peer = shared
+        .peer(id)
+        .ok_or(Refused::NotAMember(id.0, shared.us.node.0))?;
+    if theirs.purpose != Purpose::Link {
+        return Err(Refused::Protocol);
+    }
     let greeted = Greeted {
         connection: connection.clone(),
         dialer: id,
-        incarnation: theirs.incarnation,
+        process: Process::of(&theirs),
+        wire,
+        credentials,
     };
-    let link = peer.adopt(shared, greeted).map_err(Refusal::Outranked)?;
+    let link = peer.adopt(shared, greeted)?;
     // From here on the link is the peer's: an answer that cannot be sent shows as its loss.
-    let ours = Hello::new(shared.cluster, shared.node, id, shared.incarnation);
+    let ours = Hello::new(&shared.us, id, theirs.purpose);
     if let Err(error) = hello::say(&ours, Stream::new(send)).await {
         tracing::debug!(peer = id.0, %error, "the hello could not be answered");
     }
     Ok(Taken::Node(peer, link))
 }
 
-fn peer_name(connection: &Connection) -> Result<CertifiedName, Refusal> {
+fn peer_name(connection: &Connection) -> Result<CertifiedName, Refused> {
     let identity = connection
         .peer_identity()
         .and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
@@ -183,9 +221,9 @@ fn alpn(connection: &Connection) -> Option<Vec<u8>> {
 /// Serves a client until it leaves or breaks the protocol.
 async fn serve_client(shared: Arc<Shared>, connection: Connection, name: CertifiedName) {
     let Ok(_room) = shared.clients.clone().try_acquire_owned() else {
-        shared.refused.fetch_add(1, Ordering::Relaxed);
-        let refusal = Refusal::TooManyClients;
-        return connection.close(refusal.code().into(), refusal.to_string().as_bytes());
+        shared.refusals.count(By::Us, Refusal::Busy);
+        let refused = Refused::TooManyClients;
+        return connection.close(refused.code().into(), refused.to_string().as_bytes());
     };
     connection.set_receive_window(CLIENT_RECEIVE_WINDOW.into());
     let client = Arc::new(Client {

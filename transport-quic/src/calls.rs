@@ -72,6 +72,9 @@ pub enum NotSent {
 /// not block and must not call the transport while holding a lock of its own.
 pub(crate) type Done = Box<dyn FnOnce(Result<Bytes, CallError>) + Send>;
 
+/// A call that was taken, or `done` and why it was not.
+pub(crate) type Admitted = Result<(), (Done, NotSent)>;
+
 struct Call {
     number: u64,
     payload: Bytes,
@@ -113,11 +116,14 @@ impl CallQueue {
         }
     }
 
-    /// Queues a call, or gives `done` back with the reason.
-    pub(crate) fn push(&self, payload: Bytes, done: Done) -> Result<(), (Done, NotSent)> {
+    /// Queues a call, or gives `done` back with the reason. Gives everything back when no call is taken any more.
+    pub(crate) fn push(&self, payload: Bytes, done: Done) -> Result<Admitted, (Bytes, Done)> {
         let mut state = self.lock();
+        if !state.open {
+            return Err((payload, done));
+        }
         if let Err(why) = state.admits(payload.len()) {
-            return Err((done, why));
+            return Ok(Err((done, why)));
         }
         let number = state.next;
         state.next += 1;
@@ -132,7 +138,13 @@ impl CallQueue {
         if first {
             self.wake.notify_one();
         }
-        Ok(())
+        Ok(Ok(()))
+    }
+
+    /// Takes nothing more; what waits is written and answered.
+    pub(crate) fn finish(&self) {
+        self.lock().open = false;
+        self.wake.notify_one();
     }
 
     /// Unanswered calls and their bytes.
@@ -211,8 +223,6 @@ impl CallState {
     fn admits(&self, bytes: usize) -> Result<(), NotSent> {
         if bytes > CALL_BYTES_MAX {
             Err(NotSent::TooLong)
-        } else if !self.open {
-            Err(NotSent::NoLink)
         } else if self.unsent.len() + self.sent.len() >= CALLS_MAX || self.bytes + bytes > CALLS_BYTES_MAX {
             Err(NotSent::Full)
         } else {

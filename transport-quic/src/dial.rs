@@ -1,10 +1,16 @@
 //! Keeps one peer linked: dials, says hello, waits, dials again. The node with the lower id dials; the other
-//! does too when no link came about in a while.
+//! does too when no link came about in a while. A link that lives is dialed anew from time to time, and when this
+//! node's certificates change: by the side that dialed it, so that the two never do it at once.
 
-use crate::hello::{self, Hello, HelloError, StreamKind};
-use crate::limits::{BACKOFF_MAX, BACKOFF_MIN, DIAL_GRACE, DIAL_TIMEOUT, LINK_PROVEN};
-use crate::link::{self, Code, Greeted, LinkState, Peer};
+use crate::hello::{self, Heard, Hello, HelloError, Purpose, StreamKind};
+use crate::limits::{
+    BACKOFF_MAX, BACKOFF_MIN, DIAL_GRACE, DIAL_TIMEOUT, LINK_PROVEN, REDIAL_PAUSE, REDIAL_STAGGER,
+};
+use crate::link::{self, Greeted, Link};
 use crate::node_name;
+use crate::peer::{Declined, Peer, Process};
+use crate::refusal::{self, By, Refusal, describe, refusal_of_hello};
+use crate::status::LinkState;
 use crate::transport::Shared;
 use quinn::{Connection, ConnectionError};
 use std::hash::{BuildHasher, RandomState};
@@ -13,13 +19,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-/// Runs until the transport stops.
+/// Runs until the transport stops or the peer is removed.
 pub(crate) async fn keep_linked(shared: Arc<Shared>, peer: Arc<Peer>) {
     let mut stopped = shared.stop.subscribe();
     tokio::select! {
         _ = stopped.wait_for(|stop| *stop) => {}
+        () = peer.removed() => {}
         () = dial_forever(&shared, &peer) => {}
     }
 }
@@ -27,18 +34,26 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, peer: Arc<Peer>) {
 async fn dial_forever(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     let mut backoff = Backoff::default();
     let mut told = None;
+    let mut dialing = shared.dialing.subscribe();
     loop {
         if let Some(link) = peer.link() {
             told = None;
-            peer.down().await;
+            tokio::select! {
+                () = peer.left(&link) => {}
+                () = renewal_due(shared, peer, &link) => renew(shared, peer, &link).await,
+            }
             if link.age() >= LINK_PROVEN {
                 backoff = Backoff::default();
             }
-        }
-        let theirs = peer.id < shared.node;
-        let patience = backoff.next() + if theirs { DIAL_GRACE } else { Duration::ZERO };
-        if timeout(patience, peer.up()).await.is_ok() {
+            dialing.mark_unchanged();
             continue;
+        }
+        let theirs = peer.id < shared.us.node;
+        let patience = backoff.next() + if theirs { DIAL_GRACE } else { Duration::ZERO };
+        tokio::select! {
+            waited = timeout(patience, peer.up()) => if waited.is_ok() { continue },
+            // Why the last attempt failed may be over.
+            _ = dialing.changed() => backoff = Backoff::default(),
         }
         if *peer.watch().borrow() == LinkState::Awaited {
             peer.set_attempt(LinkState::Dialing);
@@ -51,9 +66,56 @@ async fn dial_forever(shared: &Arc<Shared>, peer: &Arc<Peer>) {
     }
 }
 
+/// Returns when the link should be dialed anew: for its age, for new certificates, or because the peer asks.
+async fn renewal_due(shared: &Shared, peer: &Peer, link: &Link) {
+    let old = shared
+        .options
+        .redial_interval
+        .mul_f64(0.9 + 0.2 * fraction(peer.id.0));
+    let mut dialing = shared.dialing.subscribe();
+    let renewed = async {
+        // The sender lives as long as `shared`.
+        let _ = dialing
+            .wait_for(|dialing| dialing.version > link.credentials)
+            .await;
+        sleep(REDIAL_STAGGER.saturating_mul(shared.position(peer.id))).await;
+    };
+    tokio::select! {
+        () = sleep(old.saturating_sub(link.age())), if link.dialer == shared.us.node => {}
+        () = peer.redial_asked.notified(), if link.dialer == shared.us.node => {}
+        () = renewed => {}
+    }
+}
+
+/// Dials a successor of a living link, or asks the peer to when it dialed this one. The old link stays until the new
+/// one is up, and when it does not come up.
+async fn renew(shared: &Arc<Shared>, peer: &Arc<Peer>, link: &Arc<Link>) {
+    let asked = if link.dialer == shared.us.node {
+        dial(shared, peer, 0)
+            .await
+            .map(|()| tracing::info!(peer = peer.id.0, "the link is dialed anew"))
+    } else {
+        link.ask_for_redial().await.map_err(DialError::from)
+    };
+    if let Err(reason) = asked {
+        tracing::warn!(peer = peer.id.0, %reason, "the link could not be dialed anew; the old one stays");
+    }
+    // Nothing to do with the outcome: what is still due shows next time.
+    let _ = timeout(REDIAL_PAUSE, peer.left(link)).await;
+}
+
+/// A fraction of one that differs from peer to peer and from process to process.
+fn fraction(of: u64) -> f64 {
+    (RandomState::new().hash_one(of) % 1000) as f64 / 1000.0
+}
+
 /// Attempts repeat every few seconds; the log hears of a reason once.
 fn tell_once(told: &mut Option<String>, peer: &Peer, reason: &str) {
     let (id, address) = (peer.id.0, peer.address());
+    if peer.link().is_some() {
+        tracing::debug!(peer = id, %address, %reason, "not needed any more");
+        return;
+    }
     if told.as_deref() == Some(reason) {
         tracing::debug!(peer = id, %address, %reason, "still no link");
         return;
@@ -87,50 +149,87 @@ impl Backoff {
 
 /// Why a dial led to no link.
 #[derive(Debug, Error)]
-enum DialError {
+pub(crate) enum DialError {
     #[error("`{0}` cannot be resolved: {1}")]
     Resolve(String, io::Error),
     #[error("`{0}` has no address this node can reach from {1}")]
     NoAddress(String, SocketAddr),
     #[error("cannot dial: {0}")]
     Connect(#[from] quinn::ConnectError),
-    #[error("{}", link::describe(.0))]
+    #[error("{}", describe(.0))]
     Connection(#[from] ConnectionError),
     #[error("no answer within {DIAL_TIMEOUT:?}")]
     Timeout,
     #[error("refused here: {0}")]
     Hello(#[from] HelloError),
-    #[error("{0}")]
-    Outranked(&'static str),
+    #[error("refused here: {0}")]
+    Declined(#[from] Declined),
     #[error("cannot tell where this node listens: {0}")]
     Local(io::Error),
 }
 
+impl DialError {
+    /// Who refused, and why; None when nobody did.
+    fn refusal(&self) -> Option<(By, Refusal)> {
+        match self {
+            DialError::Connection(error) => refusal::refusal(error),
+            DialError::Hello(error) => Some((By::Us, refusal_of_hello(error))),
+            DialError::Declined(Declined::DuplicateNode(_)) => Some((By::Us, Refusal::DuplicateNode)),
+            _ => None,
+        }
+    }
+}
+
 /// Dials once and runs the link's tasks in the background.
 async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>, attempt: u32) -> Result<(), DialError> {
-    let address = resolve(shared, &peer.address(), attempt).await?;
-    let greeted = timeout(DIAL_TIMEOUT, greet(shared, peer, address));
-    let greeted = greeted.await.map_err(|_| DialError::Timeout)??;
+    let greeted = connect(shared, peer, Purpose::Link, attempt).await?;
     let connection = greeted.connection.clone();
-    let link = peer.adopt(shared, greeted).map_err(|why| {
-        connection.close(Code::Duplicate.into(), why.as_bytes());
-        DialError::Outranked(why)
+    let link = peer.adopt(shared, greeted).map_err(|declined| {
+        connection.close(declined.code().into(), declined.to_string().as_bytes());
+        count(shared, declined.into())
     })?;
     tokio::spawn(link::run(shared.clone(), peer.clone(), link));
     Ok(())
 }
 
-async fn greet(shared: &Shared, peer: &Peer, address: SocketAddr) -> Result<Greeted, DialError> {
+/// Dials until both sides have said hello. Counts a refusal, by whichever side.
+pub(crate) async fn connect(
+    shared: &Shared,
+    peer: &Peer,
+    purpose: Purpose,
+    attempt: u32,
+) -> Result<Greeted, DialError> {
+    let greeted = async {
+        let address = resolve(shared, &peer.address(), attempt).await?;
+        let greeted = timeout(DIAL_TIMEOUT, greet(shared, peer, purpose, address));
+        greeted.await.map_err(|_| DialError::Timeout)?
+    };
+    greeted.await.map_err(|error| count(shared, error))
+}
+
+fn count(shared: &Shared, error: DialError) -> DialError {
+    if let Some((by, refusal)) = error.refusal() {
+        shared.refusals.count(by, refusal);
+    }
+    error
+}
+
+async fn greet(
+    shared: &Shared,
+    peer: &Peer,
+    purpose: Purpose,
+    address: SocketAddr,
+) -> Result<Greeted, DialError> {
     let name = node_name(peer.id);
-    let connection = shared
-        .endpoint
-        .connect_with(shared.dialing.clone(), address, &name)?
-        .await?;
-    match exchange(shared, peer, &connection).await {
-        Ok(theirs) => Ok(Greeted {
+    let (config, credentials) = shared.dialing();
+    let connection = shared.endpoint.connect_with(config, address, &name)?.await?;
+    match exchange(shared, peer, purpose, &connection).await {
+        Ok(Heard { hello, wire }) => Ok(Greeted {
             connection,
-            dialer: shared.node,
-            incarnation: theirs.incarnation,
+            dialer: shared.us.node,
+            process: Process::of(&hello),
+            wire,
+            credentials,
         }),
         Err(error) => Err(refused(&connection, error)),
     }
@@ -141,20 +240,22 @@ fn refused(connection: &Connection, error: HelloError) -> DialError {
     if let Some(closed) = connection.close_reason() {
         return closed.into();
     }
-    connection.close(Code::Refused.into(), error.to_string().as_bytes());
+    let code = refusal_of_hello(&error).code();
+    connection.close(code.into(), error.to_string().as_bytes());
     error.into()
 }
 
-async fn exchange(shared: &Shared, peer: &Peer, connection: &Connection) -> Result<Hello, HelloError> {
+async fn exchange(
+    shared: &Shared,
+    peer: &Peer,
+    purpose: Purpose,
+    connection: &Connection,
+) -> Result<Heard, HelloError> {
     let (send, receive) = connection.open_bi().await?;
     let send = hello::begin(send, StreamKind::Hello, 0).await?;
-    hello::say(
-        &Hello::new(shared.cluster, shared.node, peer.id, shared.incarnation),
-        send,
-    )
-    .await?;
+    hello::say(&Hello::new(&shared.us, peer.id, purpose), send).await?;
     let theirs = hello::hear(receive).await?;
-    theirs.check(shared.cluster, peer.id, shared.node)?;
+    theirs.hello.check(shared.us.cluster, peer.id, shared.us.node)?;
     Ok(theirs)
 }
 

@@ -5,7 +5,7 @@
 
 use crate::limits::{OWN_CHUNK_BYTES_MIN, PIECE_BYTES_MAX, READ_BYTES, READ_STEP_BYTES_MAX};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use quinn::{ReadError, RecvStream, SendStream, VarInt, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
 use thiserror::Error;
 use tokio::io::AsyncReadExt;
 
@@ -109,6 +109,18 @@ impl Stream {
     /// Writes bytes that are no message. Not cancel-safe.
     pub(crate) async fn write_all(&mut self, bytes: &[u8]) -> Result<(), WriteError> {
         self.inner.write_all(bytes).await
+    }
+
+    /// Ends the stream, and returns when the other side has everything, or wants no more.
+    pub(crate) async fn end(mut self) -> Result<(), WriteError> {
+        self.finished = true;
+        // Fails when the connection is gone, which the wait then reports.
+        let _ = self.inner.finish();
+        match self.inner.stopped().await {
+            Ok(_) => Ok(()),
+            Err(StoppedError::ConnectionLost(error)) => Err(WriteError::ConnectionLost(error)),
+            Err(StoppedError::ZeroRttRejected) => Err(WriteError::ZeroRttRejected),
+        }
     }
 
     /// Ends the stream after what was written; the bytes still travel.

@@ -2,12 +2,14 @@
 //!
 //! Every stream between nodes begins with two bytes: [`STREAM_VERSION`] and a [`StreamKind`]. The dialer's
 //! first bidirectional stream is the hello: header, then one message (u32 BE length, body); the other side
-//! answers with its own hello on the same stream, and only then does the link count as up. A body is the wire
-//! version (u16 BE) and, for version 1, a postcard [`Hello`]. Nothing else is accepted on the connection
-//! before. A refusal closes the connection with a code and a reason; both sides log it.
-//!
-//! Reserved for what comes: `StreamKind::Bulk`, one unidirectional stream per snapshot. Today's nodes refuse
+//! answers with its own hello on the same stream, and only then does the link count as up. Nothing else is
+//! accepted on the connection before. A refusal closes the connection with a code and a reason; both sides log
 //! it.
+//!
+//! A body is the lowest and the highest wire version its speaker speaks (u16 BE each) and a postcard [`Hello`].
+//! The four bytes of the versions never change; the two nodes speak the highest version that both know, and
+//! refuse each other by name when there is none. Fields may be added behind the last one: who does not know
+//! them does not read them.
 
 use crate::framing::{Batch, FrameError, FrameReader, Stream};
 use crate::identity::ClusterId;
@@ -16,13 +18,42 @@ use bytes::{Buf, Bytes};
 use multiraft::NodeId;
 use quinn::{ReadExactError, RecvStream, SendStream};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use thiserror::Error;
 
-/// The version of what nodes say to each other. A node speaks one; the next release that changes it will
-/// speak two.
-pub(crate) const WIRE_VERSION: u16 = 1;
+/// The versions of what nodes say to each other that this node speaks. A release that changes it speaks two, so
+/// that nodes can be upgraded one by one.
+pub(crate) const WIRE_VERSIONS: WireVersions = WireVersions { min: 1, max: 1 };
 /// The version of the stream header.
 const STREAM_VERSION: u8 = 1;
+
+/// The wire versions a node speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct WireVersions {
+    min: u16,
+    max: u16,
+}
+
+impl WireVersions {
+    /// The version two nodes speak: the highest that both know.
+    fn agree(self, theirs: WireVersions) -> Result<u16, HelloError> {
+        let highest = self.max.min(theirs.max);
+        if theirs.min <= theirs.max && highest >= self.min.max(theirs.min) {
+            Ok(highest)
+        } else {
+            Err(HelloError::WireVersion(theirs, self))
+        }
+    }
+}
+
+impl fmt::Display for WireVersions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            WireVersions { min, max } if min == max => write!(f, "version {min}"),
+            WireVersions { min, max } => write!(f, "versions {min} to {max}"),
+        }
+    }
+}
 
 /// What a stream between nodes carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +67,10 @@ pub(crate) enum StreamKind {
     Control = 3,
     /// Unidirectional, once per side.
     Entries = 4,
-    /// Reserved: unidirectional, one per snapshot.
+    /// Bidirectional, one per transfer, by the sender, on a connection of their own.
     Bulk = 5,
+    /// Unidirectional and empty: the other side is asked to dial anew, for it dialed.
+    Redial = 6,
 }
 
 impl StreamKind {
@@ -56,9 +89,19 @@ impl StreamKind {
             3 => Ok(StreamKind::Control),
             4 => Ok(StreamKind::Entries),
             5 => Ok(StreamKind::Bulk),
+            6 => Ok(StreamKind::Redial),
             unknown => Err(HelloError::StreamKind(unknown)),
         }
     }
+}
+
+/// What a connection is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Purpose {
+    /// Lanes and calls, both ways.
+    Link,
+    /// Bulk streams of the dialer.
+    Bulk,
 }
 
 /// What a node says of itself.
@@ -69,6 +112,17 @@ pub(crate) struct Hello {
     to: u64,
     /// The speaker's incarnation.
     pub(crate) incarnation: u64,
+    /// Random, one per process: tells apart two processes that claim the same incarnation.
+    pub(crate) process: u64,
+    /// What the connection is for: the dialer decides.
+    pub(crate) purpose: Purpose,
+}
+
+/// A hello that was heard, and the wire version agreed on.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    pub(crate) hello: Hello,
+    pub(crate) wire: u16,
 }
 
 /// Why a greeting failed.
@@ -80,8 +134,8 @@ pub(crate) enum HelloError {
     StreamKind(u8),
     #[error("a stream of kind {0:?} where it does not belong")]
     Unexpected(StreamKind),
-    #[error("wire version {0}, this node speaks {WIRE_VERSION}")]
-    WireVersion(u16),
+    #[error("the peer speaks wire {0}, this node {1}: upgrade the older of the two")]
+    WireVersion(WireVersions, WireVersions),
     #[error("an unreadable hello")]
     Garbled,
     #[error("a hello for cluster {0}, this is cluster {1}")]
@@ -112,12 +166,14 @@ impl HelloError {
 }
 
 impl Hello {
-    pub(crate) fn new(cluster: ClusterId, from: NodeId, to: NodeId, incarnation: u64) -> Hello {
+    pub(crate) fn new(us: &Identity, to: NodeId, purpose: Purpose) -> Hello {
         Hello {
-            cluster: cluster.0,
-            from: from.0,
+            cluster: us.cluster.0,
+            from: us.node.0,
             to: to.0,
-            incarnation,
+            incarnation: us.incarnation,
+            process: us.process,
+            purpose,
         }
     }
 
@@ -135,19 +191,28 @@ impl Hello {
         }
     }
 
-    fn encode(&self) -> Bytes {
-        let body = WIRE_VERSION.to_be_bytes().to_vec();
+    fn encode(&self, versions: WireVersions) -> Bytes {
+        let body = [versions.min.to_be_bytes(), versions.max.to_be_bytes()].concat();
         let body = postcard::to_extend(self, body).expect("a hello of fixed fields is encodable");
         Bytes::from(body)
     }
 
-    fn decode(mut body: Bytes) -> Result<Hello, HelloError> {
-        let version = body.try_get_u16().map_err(|_| HelloError::Garbled)?;
-        if version != WIRE_VERSION {
-            return Err(HelloError::WireVersion(version));
-        }
-        postcard::from_bytes(&body).map_err(|_| HelloError::Garbled)
+    fn decode(mut body: Bytes) -> Result<Heard, HelloError> {
+        let mut version = || body.try_get_u16().map_err(|_| HelloError::Garbled);
+        let (min, max) = (version()?, version()?);
+        let wire = WIRE_VERSIONS.agree(WireVersions { min, max })?;
+        let hello = postcard::from_bytes(&body).map_err(|_| HelloError::Garbled)?;
+        Ok(Heard { hello, wire })
     }
+}
+
+/// Who this process is, as it tells every peer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    pub(crate) cluster: ClusterId,
+    pub(crate) node: NodeId,
+    pub(crate) incarnation: u64,
+    pub(crate) process: u64,
 }
 
 /// Gives a stream its priority, before anything is written to it.
@@ -173,7 +238,7 @@ pub(crate) async fn read_kind(stream: &mut RecvStream) -> Result<StreamKind, Hel
 
 /// Says hello on a stream, and nothing after it.
 pub(crate) async fn say(hello: &Hello, mut stream: Stream) -> Result<(), HelloError> {
-    let body = hello.encode();
+    let body = hello.encode(WIRE_VERSIONS);
     let mut batch = Batch::default();
     batch.begin(body.len());
     batch.put(body);
@@ -183,8 +248,8 @@ pub(crate) async fn say(hello: &Hello, mut stream: Stream) -> Result<(), HelloEr
 }
 
 /// Hears the other side's hello.
-pub(crate) async fn hear(stream: RecvStream) -> Result<Hello, HelloError> {
-    let mut reader = FrameReader::new(stream, 2..=HELLO_BYTES_MAX);
+pub(crate) async fn hear(stream: RecvStream) -> Result<Heard, HelloError> {
+    let mut reader = FrameReader::new(stream, 4..=HELLO_BYTES_MAX);
     let body = reader.next().await?.ok_or(FrameError::Truncated)?;
     Hello::decode(body)
 }
@@ -196,13 +261,23 @@ mod tests {
     const CLUSTER: ClusterId = ClusterId([9; 16]);
 
     fn hello() -> Hello {
-        Hello::new(CLUSTER, NodeId(1), NodeId(2), 7)
+        let us = Identity {
+            cluster: CLUSTER,
+            node: NodeId(1),
+            incarnation: 7,
+            process: 99,
+        };
+        Hello::new(&us, NodeId(2), Purpose::Bulk)
+    }
+
+    fn versions(min: u16, max: u16) -> WireVersions {
+        WireVersions { min, max }
     }
 
     #[test]
     fn a_hello_survives_the_wire_and_is_checked_field_by_field() {
-        let heard = Hello::decode(hello().encode()).unwrap();
-        assert_eq!(heard, hello());
+        let Heard { hello: heard, wire } = Hello::decode(hello().encode(WIRE_VERSIONS)).unwrap();
+        assert_eq!((&heard, wire), (&hello(), WIRE_VERSIONS.max));
         assert!(heard.check(CLUSTER, NodeId(1), NodeId(2)).is_ok());
         let other = ClusterId([8; 16]);
         assert!(matches!(
@@ -220,30 +295,44 @@ mod tests {
     }
 
     #[test]
-    fn another_version_is_told_apart_from_garbage() {
-        let mut newer = hello().encode().to_vec();
-        newer[1] = 2;
-        assert!(matches!(
-            Hello::decode(newer.into()),
-            Err(HelloError::WireVersion(2))
-        ));
-        assert!(matches!(
-            Hello::decode(Bytes::from_static(&[0])),
-            Err(HelloError::Garbled)
-        ));
-        assert!(matches!(
-            Hello::decode(Bytes::from_static(&[0, 1, 5])),
-            Err(HelloError::Garbled)
-        ));
+    fn the_highest_version_that_both_speak_is_agreed_on_or_none() {
+        let ours = versions(3, 5);
+        for (theirs, agreed) in [((5, 9), 5), ((1, 3), 3), ((1, 9), 5), ((4, 4), 4), ((3, 5), 5)] {
+            assert_eq!(
+                ours.agree(versions(theirs.0, theirs.1)).unwrap(),
+                agreed,
+                "{theirs:?}"
+            );
+        }
+        for (min, max) in [(1, 2), (6, 9), (5, 4)] {
+            assert!(ours.agree(versions(min, max)).is_err(), "{min} to {max}");
+        }
+        let text = ours.agree(versions(6, 9)).unwrap_err().to_string();
+        assert!(
+            text.contains("the peer speaks wire versions 6 to 9, this node versions 3 to 5"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn another_version_is_told_apart_from_garbage_and_more_fields_are_not_read() {
+        let newer = hello().encode(versions(2, 3));
+        assert!(matches!(Hello::decode(newer), Err(HelloError::WireVersion(..))));
+        for garbage in [&[0][..], &[0, 1, 0, 1, 5], &[0, 1, 0]] {
+            let heard = Hello::decode(Bytes::copy_from_slice(garbage));
+            assert!(matches!(heard, Err(HelloError::Garbled)), "{heard:?}");
+        }
+        let longer = [&hello().encode(versions(1, 9))[..], b"a field of tomorrow"].concat();
+        assert_eq!(Hello::decode(longer.into()).unwrap().hello, hello());
     }
 
     #[test]
     fn every_kind_of_stream_has_a_header() {
         use StreamKind as K;
-        for kind in [K::Hello, K::Calls, K::Control, K::Entries, K::Bulk] {
+        for kind in [K::Hello, K::Calls, K::Control, K::Entries, K::Bulk, K::Redial] {
             assert_eq!(K::parse(kind.header()).unwrap(), kind);
         }
-        assert!(matches!(K::parse([1, 6]), Err(HelloError::StreamKind(6))));
+        assert!(matches!(K::parse([1, 7]), Err(HelloError::StreamKind(7))));
         assert!(matches!(K::parse([2, 1]), Err(HelloError::StreamVersion(2))));
     }
 }

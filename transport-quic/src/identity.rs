@@ -64,8 +64,8 @@ impl fmt::Display for CertifiedName {
 /// Everything one party needs for mutual TLS. Whoever loads it checks that the parts belong together.
 #[derive(Clone, Debug)]
 pub struct Credentials {
-    /// The CA that both sides trust.
-    pub ca: CertificateDer<'static>,
+    /// The CAs whose certificates are trusted: one, or several while one takes the other's place.
+    pub roots: Vec<CertificateDer<'static>>,
     /// Our certificate and any intermediates.
     pub chain: Vec<CertificateDer<'static>>,
     /// The key of the first of them.

@@ -26,6 +26,9 @@ mod identity;
 mod lanes;
 pub mod limits;
 mod link;
+mod peer;
+mod refusal;
+mod status;
 mod tls;
 mod transport;
 mod writing;
@@ -35,8 +38,10 @@ pub use identity::{
     ANY_NODE, CLIENT_PREFIX, CLUSTER_PREFIX, CertifiedName, ClusterId, Credentials, IdentityError,
     NODE_PREFIX, certified_name, client_name, cluster_of, node_name,
 };
-pub use link::{Code, LaneStats, LinkState, LinkStats};
+pub use refusal::{By, Code, Refusal, Refusals};
+pub use status::{LaneStats, LinkState, LinkStats};
 pub use tls::{ALPN_CLIENT, ALPN_PEER};
 pub use transport::{
-    CallSink, Client, ClientSink, Config, FrameSink, Sinks, StartError, Transport, TransportStats,
+    CallSink, Client, ClientSink, Config, Congestion, FrameSink, Options, RenewError, Sinks, StartError,
+    Transport, TransportStats,
 };

@@ -78,6 +78,16 @@ pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(50);
 pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A link that lived this long ends the backoff.
 pub(crate) const LINK_PROVEN: Duration = Duration::from_secs(10);
+/// A link this old is dialed anew, so that certificates which were renewed, or have expired, take effect.
+pub const REDIAL_INTERVAL: Duration = Duration::from_secs(3600);
+/// After new certificates, the links of a node are dialed anew this far apart.
+pub(crate) const REDIAL_STAGGER: Duration = Duration::from_millis(100);
+/// After a renewal that failed or was asked for in vain, the next is tried this much later.
+pub(crate) const REDIAL_PAUSE: Duration = Duration::from_secs(5);
+/// A replaced link whose streams have not ended by then is closed: what it still carries is lost.
+pub(crate) const REPLACED_TIMEOUT: Duration = Duration::from_secs(10);
+/// A replaced link whose streams have ended stays open this long, for the other side to read them.
+pub(crate) const REPLACED_LINGER: Duration = Duration::from_secs(1);
 /// How long `shutdown` waits for the other sides to hear of it.
 pub(crate) const GOODBYE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Refused strangers are logged at most this often.
@@ -94,5 +104,8 @@ const _: () = {
     assert!(WRITE_BYTES >= OWN_CHUNK_BYTES_MIN && READ_STEP_BYTES_MAX >= READ_BYTES);
     assert!(KEEP_ALIVE.as_millis() * 2 < IDLE_TIMEOUT.as_millis());
     assert!(BACKOFF_MIN.as_millis() <= BACKOFF_MAX.as_millis());
+    // A new link comes up before the old one gives up, and renewals do not pile up.
+    assert!(DIAL_TIMEOUT.as_millis() < REPLACED_TIMEOUT.as_millis());
+    assert!(REPLACED_TIMEOUT.as_millis() + REPLACED_LINGER.as_millis() < REDIAL_INTERVAL.as_millis());
     assert!(HANDSHAKES_UNVALIDATED_MAX < HANDSHAKES_MAX);
 };

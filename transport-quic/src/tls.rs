@@ -5,8 +5,9 @@ use crate::limits::{
     BIDI_STREAMS_MAX, HANDSHAKES_MAX, IDLE_TIMEOUT, INCOMING_BYTES_MAX, INCOMING_BYTES_TOTAL, INITIAL_RTT,
     KEEP_ALIVE, SEND_WINDOW, SOCKET_BYTES, STREAM_WINDOW, UNI_STREAMS_MAX,
 };
-use crate::transport::{Config, StartError};
+use crate::transport::{Config, Congestion, Options, StartError};
 use aws_lc_rs::hmac;
+use quinn::congestion::BbrConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
@@ -33,7 +34,7 @@ const MTU_UPPER: u16 = 1452;
 
 /// Binds the socket and starts the endpoint on the current runtime.
 pub(crate) fn endpoint(config: &Config) -> Result<Endpoint, StartError> {
-    let server = accepting(&config.credentials)?;
+    let server = accepting(&config.credentials, &config.options)?;
     let listen = |source| StartError::Listen {
         address: config.listen,
         source,
@@ -44,7 +45,7 @@ pub(crate) fn endpoint(config: &Config) -> Result<Endpoint, StartError> {
 }
 
 /// How we dial other nodes. Session resumption is off: a resumed session does not check certificates again.
-pub(crate) fn dialing(credentials: &Credentials) -> Result<ClientConfig, StartError> {
+pub(crate) fn dialing(credentials: &Credentials, options: &Options) -> Result<ClientConfig, StartError> {
     let builder = rustls::ClientConfig::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13]);
     let builder = builder.map_err(tls)?.with_root_certificates(roots(credentials)?);
     let key = credentials.key.clone_key();
@@ -54,11 +55,12 @@ pub(crate) fn dialing(credentials: &Credentials) -> Result<ClientConfig, StartEr
     tls_config.alpn_protocols = vec![ALPN_PEER.to_vec()];
     tls_config.resumption = Resumption::disabled();
     let mut config = ClientConfig::new(Arc::new(QuicClientConfig::try_from(tls_config).map_err(tls)?));
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(options.congestion)));
     Ok(config)
 }
 
-fn accepting(credentials: &Credentials) -> Result<ServerConfig, StartError> {
+/// How others may connect to us. No session can be resumed here either.
+pub(crate) fn accepting(credentials: &Credentials, options: &Options) -> Result<ServerConfig, StartError> {
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::new(roots(credentials)?), crypto()).build();
     let builder = TlsServer::builder_with_provider(crypto()).with_protocol_versions(&[&TLS13]);
@@ -74,7 +76,7 @@ fn accepting(credentials: &Credentials) -> Result<ServerConfig, StartError> {
     tls_config.send_tls13_tickets = 0;
     let mut config =
         ServerConfig::with_crypto(Arc::new(QuicServerConfig::try_from(tls_config).map_err(tls)?));
-    config.transport_config(Arc::new(transport()));
+    config.transport_config(Arc::new(transport(options.congestion)));
     config.migration(false).max_incoming(HANDSHAKES_MAX);
     config
         .incoming_buffer_size(INCOMING_BYTES_MAX)
@@ -84,7 +86,9 @@ fn accepting(credentials: &Credentials) -> Result<ServerConfig, StartError> {
 
 fn roots(credentials: &Credentials) -> Result<RootCertStore, StartError> {
     let mut roots = RootCertStore::empty();
-    roots.add(credentials.ca.clone()).map_err(tls)?;
+    for root in &credentials.roots {
+        roots.add(root.clone()).map_err(tls)?;
+    }
     Ok(roots)
 }
 
@@ -98,7 +102,7 @@ fn tls(error: impl std::fmt::Display) -> StartError {
 
 /// The connection-wide receive window stays unlimited: streams are few and bounded, and a stream that nobody
 /// reads would otherwise block the lanes. Fairness stays on, because switching it off breaks priorities.
-fn transport() -> TransportConfig {
+fn transport(congestion: Congestion) -> TransportConfig {
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU_UPPER);
     let mut config = TransportConfig::default();
@@ -116,6 +120,9 @@ fn transport() -> TransportConfig {
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu))
         .datagram_receive_buffer_size(None);
+    if congestion == Congestion::Bbr {
+        config.congestion_controller_factory(Arc::new(BbrConfig::default()));
+    }
     config
 }
 
@@ -130,6 +137,13 @@ fn endpoint_config(secret: &[u8; 32]) -> EndpointConfig {
     let mut config = EndpointConfig::new(Arc::new(reset_key));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(cid_key)));
     config
+}
+
+/// A number that no other process has.
+pub(crate) fn random_number() -> Result<u64, StartError> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| tls("the system has no random numbers"))?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 fn derive(secret: &[u8; 32], purpose: &[u8]) -> hmac::Tag {

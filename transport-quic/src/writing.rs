@@ -48,8 +48,7 @@ impl Message {
     }
 }
 
-/// Writes until the queue ends, then finishes the stream. Not finished when writing fails: half a message must not
-/// look whole.
+/// Writes until the queue ends, then ends the stream and waits until the other side has everything.
 pub(crate) async fn write_all(queue: &impl Outbound, mut stream: Stream) -> Result<(), FrameError> {
     let mut taken = Vec::new();
     let mut batch = Batch::default();
@@ -67,6 +66,5 @@ pub(crate) async fn write_all(queue: &impl Outbound, mut stream: Stream) -> Resu
         // A write is done as soon as quinn has the bytes; let its driver send them before more are gathered.
         tokio::task::yield_now().await;
     }
-    stream.finish();
-    Ok(())
+    Ok(stream.end().await?)
 }

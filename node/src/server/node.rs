@@ -445,6 +445,7 @@ fn config(plan: &Plan, incarnation: u64) -> Result<Config, Failure> {
         listen: options.listen.quic,
         peers: options.initial_cluster.iter().cloned().collect(),
         secret: late::secret(&options.data_dir)?,
+        options: transport_quic::Options::default(),
     })
 }
 

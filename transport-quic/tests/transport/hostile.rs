@@ -3,7 +3,7 @@
 use crate::parts::{Ca, Node, connect, run, within};
 use multiraft::NodeId;
 use quinn::{Connection, ConnectionError};
-use transport_quic::{ALPN_CLIENT, ALPN_PEER, Code};
+use transport_quic::{ALPN_CLIENT, ALPN_PEER, By, Code, Refusal};
 
 /// Waits until the node closes the connection, and returns the code and the reason.
 async fn closed(connection: &Connection) -> (u64, String) {
@@ -28,15 +28,15 @@ async fn uni(connection: &Connection, bytes: &[u8]) {
 /// A hello by hand, as `hello.rs` describes it: from node 2 to node 1.
 async fn say_hello(connection: &Connection, ca: &Ca) {
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    let mut body = vec![0, 1];
+    let mut body = vec![0, 1, 0, 1];
     body.extend_from_slice(&ca.cluster.0);
-    body.extend_from_slice(&[2, 1, 1]);
+    body.extend_from_slice(&[2, 1, 1, 77, 0]);
     let mut hello = vec![1, 1, 0, 0, 0, body.len() as u8];
     hello.extend_from_slice(&body);
     send.write_all(&hello).await.unwrap();
     send.finish().unwrap();
     let answer = within(receive.read_to_end(1024)).await.unwrap();
-    assert_eq!(answer[..6], [0, 0, 0, 21, 0, 1], "the node says hello in turn");
+    assert_eq!(answer[4..8], [0, 1, 0, 1], "the node says hello in turn");
 }
 
 /// A member that has said hello and may now misbehave.
@@ -124,7 +124,10 @@ fn a_client_cannot_pose_as_a_node() {
         let (code, reason) = closed(&connection.unwrap()).await;
         assert_eq!(
             (code, reason.as_str()),
-            (1, "the certificate of client-app is not one for nodes")
+            (
+                Code::NotANode as u64,
+                "the certificate of client-app is not one for nodes"
+            )
         );
     });
 }
@@ -140,7 +143,7 @@ fn garbage_instead_of_a_hello_is_refused() {
             &[1, 9],
             &[1, 2],
             &[1, 1, 255, 255, 255, 255],
-            &[1, 1, 0, 0, 0, 3, 0, 1, 9],
+            &[1, 1, 0, 0, 0, 5, 0, 1, 0, 1, 9],
         ];
         for bytes in garbage {
             let (_endpoint, connection) = connect(Some(&ca.node(2)), &ca, ALPN_PEER, node.address()).await;
@@ -149,9 +152,10 @@ fn garbage_instead_of_a_hello_is_refused() {
             send.write_all(bytes).await.unwrap();
             send.finish().unwrap();
             let (code, reason) = closed(&connection).await;
-            assert_eq!(code, Code::Refused as u64, "{reason}");
+            assert_eq!(code, Code::Protocol as u64, "{reason}");
         }
-        assert_eq!(node.transport.stats().refused, garbage.len() as u64);
+        let refusals = node.transport.stats().refusals;
+        assert_eq!(refusals.count(By::Us, Refusal::Protocol), garbage.len() as u64);
     });
 }
 

@@ -5,5 +5,7 @@
 mod conformance;
 mod hostile;
 mod links;
+mod logs;
 mod parts;
+mod refusals;
 mod requests;

@@ -1,27 +1,32 @@
 //! What the tests are made of: a CA, certificates, a node on its own runtime, sinks that record, a raw QUIC
 //! client.
 
+use crate::logs;
 use bytes::Bytes;
 use multiraft::{Frame, Lane, NodeId, Outgoing, RaftNetwork};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose as Usage, IsCa, Issuer, KeyPair,
+};
 use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use transport_quic::{
-    ANY_NODE, CallError, CallSink, CertifiedName, Client, ClientSink, ClusterId, Config, Credentials,
-    FrameSink, LinkState, Reply, Sinks, Transport, node_name,
+    ANY_NODE, By, CallError, CallSink, CertifiedName, Client, ClientSink, ClusterId, Config, Credentials,
+    FrameSink, LinkState, Options, Refusal, Reply, Sinks, Transport, node_name,
 };
 
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 3600);
 /// Long enough for a busy machine, short enough to fail a run.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -43,15 +48,21 @@ pub(crate) async fn within<T>(wait: impl Future<Output = T>) -> T {
 
 /// A CA.
 pub(crate) struct Ca {
-    certificate: CertificateDer<'static>,
+    pub(crate) certificate: CertificateDer<'static>,
     issuer: Issuer<'static, KeyPair>,
     pub(crate) cluster: ClusterId,
 }
 
 impl Ca {
     pub(crate) fn new() -> Ca {
+        Ca::named("a test CA")
+    }
+
+    /// Two CAs of one name have different keys all the same.
+    pub(crate) fn named(name: &str) -> Ca {
         let cluster = ClusterId([5; 16]);
         let mut params = CertificateParams::new(vec![format!("cluster-{cluster}")]).unwrap();
+        params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
         let key = KeyPair::generate().unwrap();
         let certificate = params.self_signed(&key).unwrap().der().clone();
@@ -63,31 +74,39 @@ impl Ca {
     }
 
     pub(crate) fn node(&self, id: u64) -> Credentials {
+        let now = SystemTime::now();
+        self.node_valid(id, now - DAY..now + DAY)
+    }
+
+    pub(crate) fn node_valid(&self, id: u64, valid: Range<SystemTime>) -> Credentials {
         let names = vec![node_name(NodeId(id)), ANY_NODE.to_owned()];
-        self.issue(
-            names,
-            CertifiedName::Node(NodeId(id)),
-            &[Usage::ServerAuth, Usage::ClientAuth],
-        )
+        let usages = [Usage::ServerAuth, Usage::ClientAuth];
+        self.issue(names, CertifiedName::Node(NodeId(id)), &usages, valid)
     }
 
     pub(crate) fn client(&self, name: &str) -> Credentials {
         let names = vec![format!("client-{name}")];
-        self.issue(
-            names,
-            CertifiedName::Client(name.to_owned()),
-            &[Usage::ClientAuth],
-        )
+        let now = SystemTime::now();
+        let name = CertifiedName::Client(name.to_owned());
+        self.issue(names, name, &[Usage::ClientAuth], now - DAY..now + DAY)
     }
 
-    fn issue(&self, names: Vec<String>, name: CertifiedName, usages: &[Usage]) -> Credentials {
+    fn issue(
+        &self,
+        names: Vec<String>,
+        name: CertifiedName,
+        usages: &[Usage],
+        valid: Range<SystemTime>,
+    ) -> Credentials {
         let mut params = CertificateParams::new(names).unwrap();
+        params.not_before = valid.start.into();
+        params.not_after = valid.end.into();
         params.extended_key_usages = usages.to_vec();
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
         Credentials {
-            ca: self.certificate.clone(),
+            roots: vec![self.certificate.clone()],
             chain: vec![certificate.der().clone()],
             key: Arc::new(key),
             cluster: self.cluster,
@@ -181,6 +200,19 @@ impl Node {
         incarnation: u64,
         secret: [u8; 32],
     ) -> Node {
+        let config = Config {
+            credentials,
+            incarnation,
+            listen,
+            peers: BTreeMap::new(),
+            secret,
+            options: Options::default(),
+        };
+        Node::start_with(config)
+    }
+
+    pub(crate) fn start_with(config: Config) -> Node {
+        logs::start();
         let (sender, events) = mpsc::unbounded_channel();
         let recorder = Arc::new(Recorder {
             events: sender,
@@ -196,13 +228,6 @@ impl Node {
         };
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
-        let config = Config {
-            credentials,
-            incarnation,
-            listen,
-            peers: BTreeMap::new(),
-            secret,
-        };
         let transport = Transport::start(config, runtime.handle(), sinks).unwrap();
         Node {
             transport,
@@ -266,6 +291,23 @@ impl Node {
             |s| matches!(s, LinkState::Down { reason } if reason.contains(text)),
         )
         .await;
+    }
+
+    /// Waits until a connection was refused for this reason.
+    pub(crate) async fn counts(&self, by: By, reason: Refusal) {
+        let count = || self.transport.stats().refusals.count(by, reason);
+        let counted = async {
+            while count() == 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await; // pace: polling, bounded below
+            }
+        };
+        let counted = tokio::time::timeout(DEADLINE, counted).await;
+        let node = self.transport.node();
+        assert!(
+            counted.is_ok(),
+            "{node:?} counted no {reason} {by:?}: {:?}",
+            self.transport.stats()
+        );
     }
 
     pub(crate) fn send(&self, to: u64, lane: Lane, chunks: Vec<Bytes>) {
