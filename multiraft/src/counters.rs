@@ -1,5 +1,6 @@
 //! What a worker counts and times: plain numbers that the host exports as it likes. No metrics crate, no histograms.
 
+use crate::room::Refusals;
 use crate::types::Instant;
 use raft_core::Ignored;
 use std::collections::BTreeMap;
@@ -38,6 +39,8 @@ pub struct Counters {
     pub reads: u64,
     /// Requests refused because too much was waiting or the store was full.
     pub overloaded: u64,
+    /// What was refused for want of room, by reason.
+    pub refusals: Refusals,
     /// Proposals whose outcome is not known.
     pub unknown: u64,
     /// Times a replica here began to lead.

@@ -17,6 +17,8 @@ pub enum Event {
         /// What it carried.
         messages: Vec<GroupMessage>,
     },
+    /// A peer node says that it is short of disk space.
+    Short(NodeId),
     /// A read of one group.
     Read {
         /// The group.

@@ -232,6 +232,7 @@ impl Queues {
             Event::Messages { messages, .. } => self.admit_messages(messages, &shared.limits),
             Event::Read { query, .. } => self.admit_request(READS, query.len(), &shared.limits),
             Event::Propose { payload, .. } => self.admit_request(PROPOSALS, payload.len(), &shared.limits),
+            Event::Short(_) => self.admit_messages(&[], &shared.limits),
             Event::Storage(_) | Event::Control(_) => true,
         };
         if !fits {
@@ -276,7 +277,7 @@ impl Queues {
 fn class_of(event: &Event) -> usize {
     match event {
         Event::Storage(_) => 0,
-        Event::Messages { .. } => MESSAGES,
+        Event::Messages { .. } | Event::Short(_) => MESSAGES,
         Event::Read { .. } => READS,
         Event::Propose { .. } => PROPOSALS,
         Event::Control(Control::Create(_)) => 1,
@@ -296,7 +297,7 @@ fn refuse(event: Event, refusal: Refusal) {
         Event::Read { ticket, .. }
         | Event::Propose { ticket, .. }
         | Event::Control(Control::Transfer { ticket, .. }) => ticket.answer(Outcome::Refused(refusal)),
-        Event::Messages { .. } | Event::Storage(_) | Event::Control(_) => {}
+        Event::Messages { .. } | Event::Short(_) | Event::Storage(_) | Event::Control(_) => {}
     }
 }
 

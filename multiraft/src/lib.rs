@@ -36,6 +36,7 @@ pub mod limits;
 mod machine;
 mod network;
 mod outbox;
+mod room;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -53,6 +54,7 @@ pub use raft_core::{
     Entry, EntryId, HardState, Index, Instant, LeadershipChange, Membership, NodeId, Options, Payload,
     ReplicaId, Restored, RoleKind, Stamp, Status, Term, WriteId,
 };
+pub use room::{Refusals, Room, Space};
 pub use storage::{
     BatchId, Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, LogBatch,
     RaftStorage, RestoredGroup, node_of,

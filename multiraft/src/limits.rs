@@ -58,6 +58,9 @@ pub const TAIL_BYTES_PER_WORKER: usize = 64 << 20;
 /// But each group may keep this many.
 pub const TAIL_BYTES_PER_GROUP_MIN: usize = 64 << 10;
 
+/// What an entry takes in the log and in memory beyond its payload, at most, as a rule.
+pub(crate) const ENTRY_ROOM_OVERHEAD: u64 = 128;
+
 const _: () = {
     assert!(
         INBOX_REQUESTS_MAX <= WAITING_PER_GROUP_MAX,

@@ -28,6 +28,11 @@ pub trait StateMachine {
     fn freeze(&mut self, cut: CutId);
     /// What the node knows about the group (its range descriptor) as of the last applied entry; opaque.
     fn descriptor(&self, group: GroupId) -> Bytes;
+    /// Bytes by which applying this command may let the state grow, at most; 0: it does not grow. Cheap: asked for
+    /// every command that arrives.
+    fn growth(&self, command: &[u8]) -> u64 {
+        command.len() as u64
+    }
     /// A group begins to exist here (born, or restored): `applied` names the last entry its state reflects.
     fn open(&mut self, group: GroupId, descriptor: &Bytes, applied: EntryId);
 }

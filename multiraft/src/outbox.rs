@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 pub(crate) struct Outbox {
     open: BTreeMap<(NodeId, Lane), FrameEncoder>,
     full: Vec<Outgoing>,
+    is_short: bool,
 }
 
 impl Outbox {
@@ -28,11 +29,17 @@ impl Outbox {
         unroutable
     }
 
+    /// Whether frames closed from now on say that this node is short of disk space.
+    pub(crate) fn set_short(&mut self, is_short: bool) {
+        self.is_short = is_short;
+    }
+
     /// Closes all frames; by node, control lane first.
     pub(crate) fn take_frames(&mut self) -> Vec<Outgoing> {
         let mut frames = std::mem::take(&mut self.full);
         for ((to, lane), encoder) in &mut self.open {
             if !encoder.is_empty() {
+                encoder.set_short(self.is_short);
                 frames.push(close(*to, *lane, encoder));
             }
         }
@@ -44,6 +51,7 @@ impl Outbox {
         let encoder = self.open.entry((to, lane)).or_default();
         encoder.push(group, envelope);
         if encoder.len() >= FRAME_BYTES_SOFT {
+            encoder.set_short(self.is_short);
             self.full.push(close(to, lane, encoder));
         }
     }

@@ -2,6 +2,7 @@
 //! Implemented by `mem` (this crate, for tests and the simulator) and by store-redb.
 
 use crate::network::Outgoing;
+use crate::room::Room;
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, Life, Membership, NodeId, ReplicaId};
 use bytes::Bytes;
 use raft_core::WriteId;
@@ -159,8 +160,9 @@ pub trait RaftStorage {
     /// This worker's part of the cut: called at a turn boundary, after the state machine froze its memtables.
     /// One row for every group with a log write or an applied entry since its last row.
     fn freeze(&mut self, cut: CutId, rows: Vec<GroupRow>);
-    /// True while the log or the memtables are so full that new proposals must be refused.
-    fn is_full(&self) -> bool;
+    /// What this worker may still take, besides hard states, births and entries without a command: for those a part
+    /// of the log is kept. Asked at the beginning of every turn; what was submitted before counts as taken.
+    fn room(&self) -> Room;
 }
 
 /// Finds the node a replica lives on. (A convenience for hosts; see `Membership::nodes`.)

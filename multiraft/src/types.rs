@@ -80,6 +80,8 @@ pub enum Refusal {
     NotVoter,
     /// The payload is larger than `limits::PAYLOAD_BYTES_MAX`, or than the leader's log takes; it never will be taken.
     TooLarge,
+    /// The state may not grow: disk space is short on this node, or on so many others that no quorum is without them.
+    NoSpace,
     /// The process is stopping.
     Stopping,
 }
@@ -93,6 +95,7 @@ impl fmt::Display for Refusal {
             Refusal::Overloaded => write!(f, "overloaded"),
             Refusal::NotVoter => write!(f, "leadership can only be handed to a voter"),
             Refusal::TooLarge => write!(f, "payload too large"),
+            Refusal::NoSpace => write!(f, "disk space is short"),
             Refusal::Stopping => write!(f, "stopping"),
         }
     }

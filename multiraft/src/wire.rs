@@ -4,7 +4,7 @@
 //! packet), which is why a frame has no checksum of its own.
 //!
 //! ```text
-//! frame    = version u8, messages u32 LE, message*
+//! frame    = version u8, messages u32 LE (upper bit: the sender is short of disk space), message*
 //! message  = group, from, to: varint | kind u8 | term: varint | fields of the kind
 //! append   = previous.index, previous.term, commit ~ previous.index, replicated ~ previous.index, n: varint
 //!            | entry{n} | payload{n}
@@ -68,6 +68,7 @@ pub struct FrameEncoder {
     large: Vec<(usize, Bytes)>,
     large_bytes: usize,
     messages: u32,
+    is_short: bool,
 }
 
 impl FrameEncoder {
@@ -101,10 +102,16 @@ impl FrameEncoder {
         self.messages
     }
 
+    /// Whether frames closed from now on say that this node is short of disk space.
+    pub fn set_short(&mut self, is_short: bool) {
+        self.is_short = is_short;
+    }
+
     /// Closes the frame. The encoder starts over.
     pub fn finish(&mut self) -> Frame {
         assert!(self.messages > 0, "a frame holds at least one message");
-        self.buffer[1..HEADER_BYTES].copy_from_slice(&self.messages.to_le_bytes());
+        let mark = if self.is_short { SHORT_MARK } else { 0 };
+        self.buffer[1..HEADER_BYTES].copy_from_slice(&(self.messages | mark).to_le_bytes());
         let buffer = Bytes::from(std::mem::take(&mut self.buffer));
         let mut chunks = Vec::with_capacity(2 * self.large.len() + 1);
         let mut from = 0;
@@ -203,6 +210,12 @@ impl FrameEncoder {
     }
 }
 
+/// Whether a frame says that its sender is short of disk space. `decode` says whether it is a frame at all.
+pub fn is_short(frame: &[u8]) -> bool {
+    let count = frame.get(1..HEADER_BYTES).and_then(|bytes| bytes.try_into().ok());
+    count.is_some_and(|count| u32::from_le_bytes(count) & SHORT_MARK > 0)
+}
+
 /// Decodes a frame. Payloads are slices of it, or of one copy per append (see the module's text).
 pub fn decode(frame: &Bytes) -> Result<Vec<GroupMessage>, DecodeError> {
     if frame.len() > FRAME_BYTES_MAX {
@@ -217,7 +230,7 @@ pub fn decode(frame: &Bytes) -> Result<Vec<GroupMessage>, DecodeError> {
     if version != VERSION {
         return Err(DecodeError::Version(version));
     }
-    let count = u32::from_le_bytes(reader.array()?);
+    let count = u32::from_le_bytes(reader.array()?) & !SHORT_MARK;
     let count = reader.capped(u64::from(count), MESSAGES_MAX, MESSAGE_BYTES_MIN, "messages")?;
     let mut messages = Vec::with_capacity(count);
     for _ in 0..count {
@@ -605,6 +618,9 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 /// No index, term or round of a real log comes near it.
 const ORDINAL_MAX: u64 = 1 << 60;
 const HEADER_BYTES: usize = 5;
+/// In the count of messages: the sender is short of disk space.
+const SHORT_MARK: u32 = 1 << 31;
+const _: () = assert!(MESSAGES_MAX < SHORT_MARK as usize);
 /// Group, from, to, kind, term.
 const MESSAGE_BYTES_MIN: usize = 5;
 /// Kind, term, stamp.

@@ -26,6 +26,7 @@ use crate::limits::{
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
 use crate::outbox::Outbox;
+use crate::room::Allowance;
 use crate::storage::{
     BatchId, Birth, Completion, FetchRequest, GroupWrite, LogBatch, RaftStorage, RestoredGroup,
 };
@@ -36,7 +37,7 @@ use crate::types::{
 };
 use crate::wire::GroupMessage;
 use bytes::Bytes;
-use raft_core::{LeadershipChange, LogWrite, Options, ReadId, Ready, Replica, Restored, Status};
+use raft_core::{LeadershipChange, LogWrite, Message, Options, ReadId, Ready, Replica, Restored, Status};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -123,7 +124,7 @@ pub struct Worker<S, N, M> {
     waiting_bytes: usize,
     ids: Ids,
     stopped: bool,
-    is_full: bool,
+    allowance: Allowance,
     turn: Turn,
     samples: Samples,
     counters: Counters,
@@ -182,7 +183,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             waiting_bytes: 0,
             ids: Ids::default(),
             stopped: false,
-            is_full: false,
+            allowance: Allowance::default(),
             turn: Turn::default(),
             samples: Samples::default(),
             counters: Counters::default(),
@@ -290,7 +291,9 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             wall: clock.stamp(),
             arrived: oldest_request.map_or(now, |oldest| oldest.min(now)),
         };
-        self.is_full = self.storage.is_full();
+        self.allowance.begin(now, self.storage.room());
+        self.sends.set_short(self.allowance.is_short());
+        self.after_fsync.set_short(self.allowance.is_short());
         self.counters.turns += 1;
         if oldest_request.is_some() {
             self.samples.add(Stage::Queue, self.moment.arrived, now, 1);
@@ -317,6 +320,10 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 entries,
             }) => self.on_fetched(group, life, peer, entries),
             Event::Messages { from, messages } => self.on_messages(from, messages),
+            Event::Short(node) => {
+                let patience = self.options.replica.election_timeout_max;
+                self.allowance.on_short(node, self.moment.now, patience);
+            }
             Event::Read { group, query, ticket } => self.on_read(group, query, ticket),
             Event::Propose {
                 group,
@@ -371,6 +378,15 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 self.counters.misaddressed += 1;
                 continue;
             }
+            if let Message::Append { entries, .. } = &envelope.message {
+                let (machine, most) = (&self.machine, self.options.payload_bytes_max);
+                if !self
+                    .allowance
+                    .append(entries, most, |command| machine.growth(command))
+                {
+                    continue;
+                }
+            }
             if let Err(ignored) = found.replica.step(now, envelope) {
                 *self.counters.ignored.entry(ignored).or_default() += 1;
             }
@@ -387,16 +403,18 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
 
     fn on_propose(&mut self, group: GroupId, payload: Bytes, ticket: Ticket) {
         if payload.len() > PAYLOAD_BYTES_MAX.min(self.options.payload_bytes_max) {
+            self.allowance.refusals.too_large += 1;
             return ticket.answer(Outcome::Refused(Refusal::TooLarge));
         }
-        match self.admit(group, Some(payload.len())) {
+        let growth = self.machine.growth(&payload);
+        match self.admit(group, Some((payload.len(), growth))) {
             Ok(found) => found.push_proposal(payload, ticket),
             Err(refusal) => ticket.answer(Outcome::Refused(refusal)),
         }
     }
 
     /// The group a request is for, unless it must be refused.
-    fn admit(&mut self, group: GroupId, write_bytes: Option<usize>) -> Result<&mut Group, Refusal> {
+    fn admit(&mut self, group: GroupId, write: Option<(usize, u64)>) -> Result<&mut Group, Refusal> {
         if self.stopped {
             return Err(Refusal::Stopping);
         }
@@ -404,13 +422,19 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         let bytes_max = self.options.waiting_bytes_max;
         let full = self.waiting >= self.options.waiting_max
             || found.waiting() >= self.options.waiting_per_group_max
-            || write_bytes.is_some_and(|bytes| self.is_full || self.waiting_bytes + bytes > bytes_max);
+            || write.is_some_and(|(bytes, _)| self.waiting_bytes + bytes > bytes_max);
         if full {
             self.counters.overloaded += 1;
+            self.allowance.refusals.waiting += 1;
             return Err(Refusal::Overloaded);
         }
+        if let Some((bytes, growth)) = write {
+            let admitted = self.allowance.propose(found.replica.membership(), bytes, growth);
+            self.counters.overloaded += u64::from(admitted == Err(Refusal::Overloaded));
+            admitted?;
+            self.waiting_bytes += bytes;
+        }
         self.waiting += 1;
-        self.waiting_bytes += write_bytes.unwrap_or(0);
         touch(&mut self.busy, group, found);
         Ok(found)
     }
@@ -685,6 +709,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     }
 
     fn end(&mut self, touched: Vec<GroupId>) -> Turn {
+        self.counters.refusals = self.allowance.refusals;
         self.counters.touched += touched.len() as u64;
         self.touched = touched;
         let mut turn = std::mem::take(&mut self.turn);

@@ -130,6 +130,10 @@ impl StateMachine for Machine {
         local.range.encode()
     }
 
+    fn growth(&self, command: &[u8]) -> u64 {
+        kv::growth(command)
+    }
+
     fn open(&mut self, group: GroupId, descriptor: &Bytes, _applied: EntryId) {
         let range = RangeDescriptor::decode(descriptor)
             .expect("descriptors were encoded by this program and their checksums verified");

@@ -58,15 +58,18 @@ pub enum Code {
     Unavailable,
     /// It can never be taken.
     Invalid,
+    /// Disk space is short.
+    NoSpace,
 }
 
-const CODES: [&str; 6] = [
+const CODES: [&str; 7] = [
     "ok",
     "not_leader",
     "overloaded",
     "unknown",
     "unavailable",
     "invalid",
+    "no_space",
 ];
 
 /// The stages of a write on the node that leads, in order. Together they are the whole time from `submit` to answer.
@@ -91,7 +94,7 @@ const STAGES: [&str; 6] = ["queue", "propose", "durable", "replicate", "apply", 
 /// Requests by door, kind and end.
 #[derive(Debug)]
 pub struct Requests {
-    total: [[[Counter; 6]; 2]; 4],
+    total: [[[Counter; 7]; 2]; 4],
     duration: [Histogram; 2],
     /// Requests handed over and not yet answered.
     pub inflight: Gauge,

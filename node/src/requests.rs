@@ -173,7 +173,9 @@ impl AnswerSink for Shared {
             }
             Outcome::Unknown => self.deliver(open, outcome),
             Outcome::Refused(Refusal::Stopping) if open.place == Place::Here => self.deliver(open, outcome),
-            Outcome::Refused(Refusal::NotVoter | Refusal::TooLarge) => self.deliver(open, outcome),
+            Outcome::Refused(Refusal::NotVoter | Refusal::TooLarge | Refusal::NoSpace) => {
+                self.deliver(open, outcome);
+            }
             Outcome::Refused(refusal) => self.refused(open, refusal),
         }
     }
@@ -289,7 +291,7 @@ impl Shared {
                     return self.dispatch(open);
                 }
             }
-            Refusal::Overloaded | Refusal::NotVoter | Refusal::TooLarge => {}
+            Refusal::Overloaded | Refusal::NotVoter | Refusal::TooLarge | Refusal::NoSpace => {}
             Refusal::NotLeader(_) | Refusal::NoSuchGroup | Refusal::Stopping => {
                 routes.forget(open.group, asked);
             }
@@ -406,6 +408,7 @@ fn code_of(outcome: &Outcome) -> Code {
         Outcome::Unknown => Code::Unknown,
         Outcome::Refused(Refusal::NotLeader(_)) => Code::NotLeader,
         Outcome::Refused(Refusal::Overloaded) => Code::Overloaded,
+        Outcome::Refused(Refusal::NoSpace) => Code::NoSpace,
         Outcome::Refused(Refusal::NoSuchGroup | Refusal::Stopping) => Code::Unavailable,
         Outcome::Refused(Refusal::NotVoter | Refusal::TooLarge) => Code::Invalid,
     }

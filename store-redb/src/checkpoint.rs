@@ -5,7 +5,7 @@
 use crate::engine::{Engine, lock};
 use crate::group_log::{LogIndex, Placed};
 use crate::header::{Position, Remembered};
-use crate::limits::{CUT_SHARE, MEMTABLE_FULL_FACTOR};
+use crate::limits::CUT_SHARE;
 use crate::memory::{Frozen, Pending};
 use crate::tables::{
     Base, Broken, CHUNKS, COLD, DATA, DataWriter, GROUPS, IDENTITY, IDENTITY_KEY, cold_key, group_key, seal,
@@ -87,13 +87,9 @@ impl Engine {
 
     fn is_cut_due(&self) -> bool {
         let log_bytes = self.log_bytes_since_cut.load(Ordering::Relaxed);
-        self.active_bytes() >= self.options.memtable_bytes || log_bytes >= self.options.ring_bytes / CUT_SHARE
-    }
-
-    /// True while proposals must be refused.
-    pub(crate) fn is_full(&self) -> bool {
-        self.memtable_bytes() >= MEMTABLE_FULL_FACTOR * self.options.memtable_bytes
-            || lock(&self.ring).ring.is_nearly_full()
+        self.active_bytes() >= self.options.memtable_bytes
+            || log_bytes >= self.options.ring_bytes / CUT_SHARE
+            || self.is_ring_crowded()
     }
 
     /// Takes one worker's rows; its memtable is frozen already.

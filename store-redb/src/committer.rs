@@ -21,6 +21,8 @@ pub(crate) struct Queue {
     spare: Vec<Record>,
     /// Batches of each worker so far.
     pub(crate) submitted: Vec<u64>,
+    /// Ring bytes of the record that is being placed and written.
+    placing: u64,
 }
 
 /// What one step of the committer did.
@@ -40,11 +42,31 @@ impl Queue {
             records: VecDeque::new(),
             spare: Vec::new(),
             submitted: vec![0; workers],
+            placing: 0,
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+
+    /// Ring bytes that everything queued will take.
+    pub(crate) fn ring_bytes(&self) -> u64 {
+        let queued = self.records.iter().map(|record| ring_bytes(record.bytes.len()));
+        self.placing + queued.sum::<u64>()
+    }
+
+    /// Takes the oldest record out.
+    fn take(&mut self) -> Option<Record> {
+        let record = self.records.pop_front()?;
+        self.placing = ring_bytes(record.bytes.len());
+        Some(record)
+    }
+
+    /// There was no room for it.
+    fn put_back(&mut self, record: Record) {
+        self.placing = 0;
+        self.records.push_front(record);
     }
 
     /// The record that gathers.
@@ -105,6 +127,7 @@ impl Queue {
     }
 
     fn recycle(&mut self, mut record: Record) {
+        self.placing = 0;
         record.empty();
         if self.spare.len() < SPARE_BUFFERS_MAX && record.bytes.capacity() <= 2 * RECORD_BYTES_SOFT {
             self.spare.push(record);
@@ -162,13 +185,13 @@ impl Engine {
 
     /// Makes the oldest waiting record durable and acknowledges what it holds.
     pub(crate) fn commit_once(&self) -> Committed {
-        let Some(mut record) = lock(&self.queue).records.pop_front() else {
+        let Some(mut record) = lock(&self.queue).take() else {
             return Committed::Idle;
         };
         if !record.has_no_payload() {
             match self.place(record.bytes.len()) {
                 Err(releases) => {
-                    lock(&self.queue).records.push_front(record);
+                    lock(&self.queue).put_back(record);
                     return Committed::Full(releases);
                 }
                 Ok(offset) => self.write(&mut record, offset),
@@ -181,7 +204,7 @@ impl Engine {
 
     /// Room for a record in the ring, or how many releases were seen when there was none.
     fn place(&self, bytes: usize) -> Result<u64, u64> {
-        let length = (bytes as u64).next_multiple_of(BLOCK_BYTES);
+        let length = ring_bytes(bytes);
         loop {
             let mut state = lock(&self.ring);
             match state.ring.place(length) {
@@ -307,6 +330,11 @@ impl Engine {
         }
         true
     }
+}
+
+/// What a record takes in the ring: whole blocks.
+fn ring_bytes(bytes: usize) -> u64 {
+    (bytes as u64).next_multiple_of(BLOCK_BYTES)
 }
 
 impl LogIndex {

@@ -18,6 +18,7 @@ mod options;
 mod record;
 mod recover;
 mod ring;
+mod room;
 mod sim_disk;
 mod slot;
 mod state;

@@ -82,8 +82,8 @@ const _: () = assert!(
 const _: () = assert!((RECORD_BYTES_SOFT as u64) < RECORD_BYTES_MAX);
 const _: () = assert!(LOOKAHEAD_BYTES >= 2 * RECORD_BYTES_MAX);
 const _: () = assert!(
-    2 * (RESERVE_SHARE - 1) > 3 * RESERVE_SHARE / 2,
-    "two cut intervals fit below the reserve"
+    2 * (RESERVE_SHARE - 2) >= 3 * RESERVE_SHARE / 2,
+    "two cut intervals and half of one fit below the reserve and what a lap's end may waste"
 );
 const _: () = assert!(
     CUT_SHARE >= 3,

@@ -1,6 +1,6 @@
 //! Where in the ring a record goes, and which part of the ring is live: arithmetic only, no I/O.
 
-use crate::limits::RESERVE_SHARE;
+use crate::limits::{BLOCK_BYTES, RESERVE_SHARE};
 
 /// What `Ring::place` found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,9 +129,22 @@ impl Ring {
         self.head
     }
 
-    /// True when only the reserve is left.
-    pub(crate) fn is_nearly_full(&self) -> bool {
-        self.used() >= self.capacity - self.capacity / RESERVE_SHARE
+    /// Bytes of records that certainly find a place before anything is released, the reserve kept free. No record is
+    /// longer than `record_bytes_max`: so much may stay unused at the lap's end.
+    pub(crate) fn room(&self, record_bytes_max: u64) -> u64 {
+        let free = match self.lap_end {
+            Some(_) => (self.tail - self.head).saturating_sub(BLOCK_BYTES),
+            None => {
+                let rest = self.capacity - self.head;
+                rest.max((rest + self.tail).saturating_sub(record_bytes_max + BLOCK_BYTES))
+            }
+        };
+        free.saturating_sub(self.reserve())
+    }
+
+    /// The part that is kept for hard states and the like.
+    pub(crate) fn reserve(&self) -> u64 {
+        self.capacity / RESERVE_SHARE
     }
 
     fn take(&mut self, length: u64) -> Place {

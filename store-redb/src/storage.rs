@@ -1,7 +1,7 @@
 //! One worker's handle to the log: the `RaftStorage` that its turns write to.
 
 use crate::engine::{Engine, lock};
-use multiraft::{CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, RaftStorage};
+use multiraft::{CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, RaftStorage, Room};
 use std::sync::Arc;
 
 /// One worker's log. Everything it is told is queued for the store's threads. A submit after the store began to stop
@@ -42,7 +42,7 @@ impl RaftStorage for WorkerStorage {
         self.engine.freeze(self.worker, cut, rows);
     }
 
-    fn is_full(&self) -> bool {
-        self.engine.is_full()
+    fn room(&self) -> Room {
+        self.engine.room()
     }
 }

@@ -67,6 +67,10 @@ impl Intake {
     /// means that the sender speaks another language or lies: close the link.
     pub fn deliver(&self, from: NodeId, frame: &Bytes) -> Result<(), DecodeError> {
         let messages = wire::decode(frame)?;
+        if wire::is_short(frame) {
+            let tell = |slot: &Slot| slot.sender.push(Event::Short(from));
+            self.slots.iter().for_each(tell);
+        }
         if self.slots.len() == 1 {
             self.slots[0].sender.push(Event::Messages { from, messages });
             return Ok(());

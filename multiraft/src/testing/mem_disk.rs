@@ -2,6 +2,7 @@
 //! It outlives the node's crashes; what was not synced does not.
 
 use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::room::Room;
 use crate::storage::{
     Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, LogBatch, RaftStorage,
     RestoredGroup,
@@ -48,7 +49,7 @@ impl MemDisk {
             fetches: VecDeque::new(),
             cut: None,
             cuts: 0,
-            is_full: false,
+            room: Room::UNBOUNDED,
         };
         MemDisk {
             shared: Arc::new(Mutex::new(disk)),
@@ -129,9 +130,9 @@ impl MemDisk {
         true
     }
 
-    /// Makes `is_full` say so.
-    pub fn set_full(&self, is_full: bool) {
-        self.lock().is_full = is_full;
+    /// What `room` says from now on.
+    pub fn set_room(&self, room: Room) {
+        self.lock().room = room;
     }
 
     /// The node crashes: everything queued and every unfinished checkpoint is gone, nobody hears about anything.
@@ -229,8 +230,8 @@ impl RaftStorage for MemStorage {
         }
     }
 
-    fn is_full(&self) -> bool {
-        self.disk.lock().is_full
+    fn room(&self) -> Room {
+        self.disk.lock().room
     }
 }
 
@@ -246,7 +247,7 @@ struct Disk {
     fetches: VecDeque<(usize, FetchRequest)>,
     cut: Option<Cut>,
     cuts: u64,
-    is_full: bool,
+    room: Room,
 }
 
 /// A checkpoint in the making.

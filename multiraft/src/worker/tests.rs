@@ -4,6 +4,7 @@ use super::*;
 use crate::inbox::{InboxLimits, InboxSender, SilentBell};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::network::{Lane, Outgoing};
+use crate::room::{Room, Space};
 use crate::storage::CompletionSink;
 use crate::testing::{MemDisk, MemStorage, SyncMode, Tally};
 use crate::types::{AnswerSink, Term};
@@ -185,11 +186,12 @@ impl Trio {
             if self.cut_off.contains(&node) || self.cut_off.contains(&to) {
                 continue;
             }
-            let messages = wire::decode(&outgoing.frame.to_bytes()).expect("our own frame");
-            self.nodes[to].sender.push(Event::Messages {
-                from: NodeId(node as u64 + 1),
-                messages,
-            });
+            let (from, frame) = (NodeId(node as u64 + 1), outgoing.frame.to_bytes());
+            if wire::is_short(&frame) {
+                self.nodes[to].sender.push(Event::Short(from));
+            }
+            let messages = wire::decode(&frame).expect("our own frame");
+            self.nodes[to].sender.push(Event::Messages { from, messages });
         }
         count
     }
@@ -550,7 +552,7 @@ fn too_much_waiting_is_refused_at_once() {
     assert_eq!(trio.nodes[0].worker.waiting(), 5);
     trio.settle();
     assert_eq!(trio.outcome(others[2]), answered(1));
-    trio.nodes[0].disk.set_full(true);
+    trio.nodes[0].disk.set_room(Room::NONE);
     let (write, read) = (trio.propose(0, GROUP, Tally::add(1)), trio.read(0, GROUP, b""));
     trio.settle();
     assert_eq!(
@@ -559,6 +561,87 @@ fn too_much_waiting_is_refused_at_once() {
         "a full store takes no writes"
     );
     assert_eq!(trio.outcome(read), answered(2));
+}
+
+/// Time passes in steps of a heartbeat, and everything happens that can.
+fn pass(trio: &mut Trio, beats: u64) {
+    for _ in 0..beats {
+        let interval = trio.options.replica.heartbeat_interval.as_nanos() as u64;
+        trio.clock.now.set(trio.clock.now.get() + interval);
+        (0..NODES).for_each(|node| drop(trio.turn(node)));
+        trio.settle();
+    }
+}
+
+#[test]
+fn a_full_follower_takes_no_entries_but_votes_and_catches_up_later() {
+    let mut trio = Trio::led_by_first(1);
+    (1..3).for_each(|node| trio.nodes[node].disk.set_room(Room::NONE));
+    let write = trio.propose(0, GROUP, Tally::add(7));
+    pass(&mut trio, 5);
+    assert_eq!(trio.outcome(write), None, "no quorum holds it");
+    assert!(
+        trio.counters(1).refusals.appends_full >= 2,
+        "it is sent again and again"
+    );
+    assert_eq!(
+        trio.status(1, GROUP).last.index,
+        Index(1),
+        "only the leader's first entry"
+    );
+    trio.nodes[1]
+        .sender
+        .push(Event::Control(Control::Campaign(GROUP)));
+    trio.nodes[2].disk.set_room(Room::UNBOUNDED);
+    pass(&mut trio, 2);
+    let terms = [0, 1, 2].map(|node| trio.status(node, GROUP).hard_state.term);
+    assert!(terms[1] >= Term(2), "hard states go through: {terms:?}");
+    trio.nodes[1].disk.set_room(Room::UNBOUNDED);
+    pass(&mut trio, 20);
+    let lasts = [0, 1, 2].map(|node| trio.status(node, GROUP).last);
+    assert!(lasts[0] == lasts[1] && lasts[1] == lasts[2], "{lasts:?}");
+}
+
+#[test]
+fn an_entry_too_large_for_a_follower_leaves_it_behind_and_alive() {
+    let mut trio = Trio::led_by_first(1);
+    let small = WorkerOptions {
+        payload_bytes_max: 100,
+        ..trio.options.clone()
+    };
+    trio.nodes[2].worker.options = small;
+    let write = trio.propose(0, GROUP, Bytes::from(vec![0; 101]));
+    trio.settle();
+    assert!(matches!(trio.outcome(write), Some(Outcome::Answered(_))));
+    pass(&mut trio, 3);
+    assert_eq!(trio.status(2, GROUP).last.index, Index(1));
+    assert!(trio.counters(2).refusals.appends_too_large > 0);
+    let next = trio.propose(0, GROUP, Tally::add(1));
+    trio.settle();
+    assert!(
+        matches!(trio.outcome(next), Some(Outcome::Answered(_))),
+        "the others go on"
+    );
+}
+
+#[test]
+fn a_leader_hears_that_a_quorum_is_short_of_space() {
+    let mut trio = Trio::led_by_first(1);
+    let short = Room {
+        space: Space::Short,
+        ..Room::UNBOUNDED
+    };
+    (1..3).for_each(|node| trio.nodes[node].disk.set_room(short));
+    pass(&mut trio, 2);
+    let write = trio.propose(0, GROUP, Tally::add(1));
+    trio.turn(0);
+    assert_eq!(trio.outcome(write), refused(Refusal::NoSpace));
+    trio.nodes[1].disk.set_room(Room::UNBOUNDED);
+    let patience = trio.options.replica.election_timeout_max;
+    pass(&mut trio, 2 + (patience.as_millis() / 100) as u64);
+    let write = trio.propose(0, GROUP, Tally::add(1));
+    trio.settle();
+    assert!(matches!(trio.outcome(write), Some(Outcome::Answered(_))));
 }
 
 #[test]

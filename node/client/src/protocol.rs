@@ -236,6 +236,8 @@ pub enum Reason {
     TimedOut,
     /// The key moved to another range meanwhile.
     Moved,
+    /// Disk space is short: only what frees space is taken.
+    NoSpace,
 }
 
 impl fmt::Display for Reason {
@@ -246,6 +248,7 @@ impl fmt::Display for Reason {
             Reason::Stopping => "the node is stopping",
             Reason::TimedOut => "the time ran out before anything was done",
             Reason::Moved => "the key moved to another range",
+            Reason::NoSpace => "disk space is short: delete keys, or give the nodes more disk space",
         })
     }
 }

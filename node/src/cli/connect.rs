@@ -114,6 +114,8 @@ pub(super) fn failure(error: Error) -> Failure {
         Error::Refused(Reason::NoLeader) => {
             Failure::new(Code::NotHealthy, text).hint("`flotilla status` shows what is missing")
         }
+        Error::Refused(Reason::NoSpace) => Failure::new(Code::Failed, text)
+            .hint("nothing was changed; docs/operations.md says what to do on a full disk"),
         Error::Refused(Reason::TimedOut) | Error::TimedOut => {
             Failure::new(Code::TimedOut, text).hint("nothing was changed; allow more with --timeout")
         }

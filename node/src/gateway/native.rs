@@ -354,6 +354,7 @@ fn refused(refusal: Refusal) -> Rejection {
     Rejection::Refused(match refusal {
         Refusal::NotLeader(_) | Refusal::NoSuchGroup | Refusal::NotVoter => Reason::NoLeader,
         Refusal::Overloaded => Reason::Overloaded,
+        Refusal::NoSpace => Reason::NoSpace,
         Refusal::Stopping => Reason::Stopping,
         Refusal::TooLarge => return Rejection::BadRequest("too large for one log entry".to_string()),
     })

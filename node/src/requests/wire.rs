@@ -66,6 +66,7 @@ pub(super) fn decode_outcome(bytes: Bytes) -> Result<Outcome, Malformed> {
         5 => Outcome::Refused(Refusal::Stopping),
         6 => Outcome::Refused(Refusal::NotVoter),
         7 => Outcome::Refused(Refusal::TooLarge),
+        8 => Outcome::Refused(Refusal::NoSpace),
         _ => return Err(Malformed),
     })
 }
@@ -81,6 +82,7 @@ fn code_of(outcome: &Outcome) -> (u8, u64) {
         Outcome::Refused(Refusal::Stopping) => (5, 0),
         Outcome::Refused(Refusal::NotVoter) => (6, 0),
         Outcome::Refused(Refusal::TooLarge) => (7, 0),
+        Outcome::Refused(Refusal::NoSpace) => (8, 0),
     }
 }
 
@@ -129,6 +131,7 @@ mod tests {
             Refusal::Overloaded,
             Refusal::NotVoter,
             Refusal::TooLarge,
+            Refusal::NoSpace,
             Refusal::Stopping,
         ];
         let mut outcomes: Vec<Outcome> = refusals.map(Outcome::Refused).into();

@@ -5,7 +5,7 @@ use crate::stages::Follower;
 use multiraft::host::{Intake, Observer};
 use multiraft::{
     Completion, CompletionSink, Counters, CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, NodeId,
-    RaftStorage, Turn,
+    RaftStorage, Room, Turn,
 };
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -46,8 +46,8 @@ impl RaftStorage for FollowedStorage {
         self.log.freeze(cut, rows);
     }
 
-    fn is_full(&self) -> bool {
-        self.log.is_full()
+    fn room(&self) -> Room {
+        self.log.room()
     }
 }
 

@@ -4,5 +4,6 @@ mod conformance;
 mod crash;
 mod files;
 mod reads;
+mod room;
 mod threads;
 mod world;

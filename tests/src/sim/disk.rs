@@ -6,7 +6,7 @@ use super::machine::{Image, Machine};
 use super::rng::Rng;
 use multiraft::{
     BatchId, Birth, Completion, CutId, Entry, EntryId, FetchRequest, GroupId, GroupRow, GroupWrite,
-    HardState, Index, LogBatch, Membership, Payload, RaftStorage, ReplicaId, RestoredGroup, Term,
+    HardState, Index, LogBatch, Membership, Payload, RaftStorage, ReplicaId, RestoredGroup, Room, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -454,8 +454,11 @@ impl RaftStorage for Disk {
         contents.news.checkpoint_begun = true;
     }
 
-    fn is_full(&self) -> bool {
-        self.lock().is_full
+    fn room(&self) -> Room {
+        match self.lock().is_full {
+            true => Room::NONE,
+            false => Room::UNBOUNDED,
+        }
     }
 }
 

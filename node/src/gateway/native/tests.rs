@@ -299,6 +299,7 @@ fn outcomes_are_not_blurred() {
             Outcome::Refused(Refusal::Overloaded),
             "Rejected(Refused(Overloaded))",
         ),
+        (Outcome::Refused(Refusal::NoSpace), "Rejected(Refused(NoSpace))"),
         (Outcome::Refused(Refusal::Stopping), "Rejected(Refused(Stopping))"),
         (Outcome::Answered(Bytes::from_static(b"?")), "Rejected(Unknown)"),
         (

@@ -82,6 +82,9 @@ pub(super) fn refusal_text(outcome: &Outcome) -> &'static str {
             "UNKNOWN the outcome is not known: the command may have taken effect or may yet; read before you repeat it"
         }
         Outcome::Refused(Refusal::Overloaded) => "TRYAGAIN overloaded: nothing was changed, try again later",
+        Outcome::Refused(Refusal::NoSpace) => {
+            "OOM disk space is short: nothing was changed; delete keys, or give the nodes more disk space"
+        }
         Outcome::Refused(Refusal::Stopping) => {
             "TRYAGAIN this node is stopping: nothing was changed, use another node"
         }

@@ -283,6 +283,7 @@ fn refusals_say_whether_anything_was_changed() {
     let cases = [
         (Outcome::Refused(Refusal::NotLeader(None)), "-CLUSTERDOWN "),
         (Outcome::Refused(Refusal::Overloaded), "-TRYAGAIN overloaded"),
+        (Outcome::Refused(Refusal::NoSpace), "-OOM disk space is short"),
         (
             Outcome::Refused(Refusal::Stopping),
             "-TRYAGAIN this node is stopping",

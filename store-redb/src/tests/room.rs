@@ -1,0 +1,166 @@
+//! Backpressure: what `room` promises is kept while nothing is checkpointed, and what it reserves is there for hard
+//! states and births.
+
+use super::world::{IDENTITY, Random, birth, command, options, replica};
+use crate::{SimDisk, Store, WorkerState, WorkerStorage};
+use bytes::Bytes;
+use multiraft::{
+    BatchId, Completion, CompletionSink, Entry, EntryId, GroupId, GroupRow, GroupWrite, HardState, Index,
+    Life, LogBatch, Membership, RaftStorage, Term, WriteId,
+};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+const GROUP: GroupId = GroupId(4);
+
+/// Counts batches that became durable.
+#[derive(Default)]
+struct Acknowledged(AtomicU64);
+
+impl CompletionSink for Acknowledged {
+    fn complete(&self, completion: Completion) {
+        let is_batch = matches!(completion, Completion::Durable { .. });
+        self.0.fetch_add(u64::from(is_batch), Ordering::Relaxed);
+    }
+}
+
+/// One group on one worker, whose checkpoints wait until the test takes them.
+struct Lone {
+    store: Store,
+    storage: WorkerStorage,
+    state: WorkerState,
+    sink: Arc<Acknowledged>,
+    batches: u64,
+    last: u64,
+}
+
+impl Lone {
+    fn open() -> Lone {
+        let opened = Store::open_on(Arc::new(SimDisk::new()), IDENTITY, options(1)).unwrap();
+        let sink = Arc::new(Acknowledged::default());
+        opened.store.connect(vec![Arc::clone(&sink) as _]);
+        let mut lone = Lone {
+            storage: opened.store.storage(0),
+            state: opened.store.state(0),
+            store: opened.store,
+            sink,
+            batches: 0,
+            last: 0,
+        };
+        lone.submit(Some(GROUP), None, Vec::new());
+        lone
+    }
+
+    fn submit(&mut self, born: Option<GroupId>, term: Option<u64>, entries: Vec<Entry>) {
+        self.batches += 1;
+        self.last += entries.len() as u64;
+        let group = born.unwrap_or(GROUP);
+        self.storage.submit(LogBatch {
+            id: BatchId(self.batches),
+            births: born.map(birth).into_iter().collect(),
+            writes: vec![GroupWrite {
+                group,
+                replica: replica(group),
+                life: Life(1),
+                write: WriteId(self.batches),
+                hard_state: term.map(|term| HardState {
+                    term: Term(term),
+                    vote: None,
+                }),
+                entries,
+                commit: Index(0),
+            }],
+            then_send: Vec::new(),
+        });
+    }
+
+    /// One turn that takes entries, each of up to `most` bytes, as long as there is room, as a worker does.
+    fn fill_turn(&mut self, random: &mut Random, most: u64) -> usize {
+        let mut room = self.storage.room().log_bytes;
+        let mut entries = Vec::new();
+        for _ in 0..=random.below(40) {
+            let bytes = random.below(most);
+            let Some(left) = room.checked_sub(bytes + 8 + 128) else {
+                break;
+            };
+            room = left;
+            let index = self.last + entries.len() as u64 + 1;
+            entries.push(command(1, index, index, bytes as usize));
+        }
+        let taken = entries.len();
+        if taken > 0 {
+            self.submit(None, None, entries);
+        }
+        taken
+    }
+
+    /// Turns and commits in any order, until ten turns in a row were refused everything.
+    fn fill(&mut self, random: &mut Random, most: u64) {
+        let mut refused = 0;
+        while refused < 10 {
+            let taken = self.fill_turn(random, most);
+            refused = if taken == 0 { refused + 1 } else { 0 };
+            if random.below(3) == 0 {
+                self.store.commit_once();
+            }
+        }
+    }
+
+    fn commit_all(&mut self, what: &str) {
+        while self.store.commit_once() {}
+        let acknowledged = self.sink.0.load(Ordering::Relaxed);
+        assert_eq!(acknowledged, self.batches, "{what}: {:?}", self.store.stats());
+    }
+
+    fn checkpoint(&mut self) {
+        self.store.want_checkpoint();
+        let cut = self.storage.cut_wanted().unwrap();
+        self.state.freeze(cut);
+        let row = GroupRow {
+            group: GROUP,
+            replica: replica(GROUP),
+            life: Life(1),
+            applied: EntryId::ZERO,
+            membership: Membership::default(),
+            descriptor: Bytes::new(),
+        };
+        self.storage.freeze(cut, vec![row]);
+        assert!(self.store.checkpoint_once());
+    }
+}
+
+#[test]
+fn what_room_promises_is_written_and_the_reserve_takes_hard_states() {
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let mut lone = Lone::open();
+        let most = [100, 3_000, 20_000][seed as usize % 3];
+        for round in 0..4 {
+            lone.fill(&mut random, most);
+            lone.commit_all(&format!("seed {seed}, round {round}: what was taken fits"));
+            for n in 0..6 {
+                lone.submit(Some(GroupId(100 + round * 10 + n)), Some(n + 1), Vec::new());
+                lone.commit_all(&format!("seed {seed}, round {round}: births and votes fit"));
+            }
+            (0..2).for_each(|_| lone.checkpoint());
+            let room = lone.storage.room().log_bytes;
+            assert!(room > 32 << 10, "seed {seed}: {room} after two checkpoints");
+        }
+    }
+}
+
+#[test]
+fn a_full_memtable_leaves_no_room_until_it_is_checkpointed() {
+    let mut lone = Lone::open();
+    lone.commit_all("the birth");
+    let before = lone.storage.room().memory_bytes;
+    assert_eq!(before, 64 << 10, "four times the limit");
+    for key in 0..20_u64 {
+        let value = Bytes::from(vec![0; 4096]);
+        lone.state.put(GROUP, &key.to_be_bytes(), value);
+    }
+    lone.state.mark_applied(GROUP, EntryId::ZERO);
+    assert_eq!(lone.storage.room().memory_bytes, 0);
+    lone.checkpoint();
+    assert_eq!(lone.storage.room().memory_bytes, before);
+}
