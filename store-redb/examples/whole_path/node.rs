@@ -185,7 +185,7 @@ impl Node {
             while let Ok(event) = self.events.try_recv() {
                 self.take(event);
             }
-            if self.storage.is_full() {
+            if self.is_full() {
                 refused += 1;
             } else {
                 let batch = self.load.next_batch();
@@ -197,10 +197,16 @@ impl Node {
         refused
     }
 
+    /// True when a batch may not fit.
+    fn is_full(&self) -> bool {
+        let room = self.storage.room();
+        room.log_bytes.min(room.memory_bytes) < 1 << 20
+    }
+
     fn wait_for_slot(&mut self, outstanding: usize) {
-        if self.storage.is_full() {
+        if self.is_full() {
             let started = Instant::now();
-            while self.storage.is_full() {
+            while self.is_full() {
                 self.take_next();
             }
             self.refused += started.elapsed();
