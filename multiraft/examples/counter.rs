@@ -77,6 +77,7 @@ fn start(network: &MemNetwork, node: u64) -> Host {
         replica: ReplicaId(node),
         membership: Membership::of_voters((1..=NODES).map(|node| (ReplicaId(node), NodeId(node)))),
         base: EntryId::ZERO,
+        split: None,
         descriptor: Bytes::new(),
     }));
     let parts = WorkerParts {

@@ -53,6 +53,7 @@ fn start(network: &MemNetwork, node: u64, groups: u64, seen: Arc<Seen>) -> Host 
             replica: ReplicaId(node),
             membership: Membership::of_voters((1..=NODES).map(|node| (ReplicaId(node), NodeId(node)))),
             base: EntryId::ZERO,
+            split: None,
             descriptor: Bytes::new(),
         }));
     }

@@ -56,8 +56,8 @@ pub use raft_core::{
 };
 pub use room::{Refusals, Room, Space};
 pub use storage::{
-    BatchId, Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, LogBatch,
-    RaftStorage, RestoredGroup, node_of,
+    BatchId, Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, Install, LogBatch,
+    RaftStorage, RestoredGroup, Split, StagingId, Tombstone, node_of,
 };
 pub use types::{AnswerSink, GroupId, Life, Outcome, Refusal, Ticket};
 pub use worker::{Clock, Turn, Worker, WorkerOptions};

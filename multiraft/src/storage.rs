@@ -25,9 +25,23 @@ pub struct LogBatch {
     pub writes: Vec<GroupWrite>,
     /// New replicas born in this batch; written before anything of theirs.
     pub births: Vec<Birth>,
+    /// Snapshots that take a group's place in this batch; written after the births, before the writes.
+    pub installs: Vec<Install>,
+    /// Replicas removed from this node; written after everything else.
+    pub tombstones: Vec<Tombstone>,
     /// Frames that may leave only after the fsync: votes, grants, acknowledgements. The store hands them, untouched,
     /// to the completion sink, which sends them.
     pub then_send: Vec<Outgoing>,
+}
+
+impl LogBatch {
+    /// True when nothing in it must become durable.
+    pub fn is_empty(&self) -> bool {
+        self.writes.is_empty()
+            && self.births.is_empty()
+            && self.installs.is_empty()
+            && self.tombstones.is_empty()
+    }
 }
 
 /// One group's part of a batch.
@@ -62,6 +76,57 @@ pub struct Birth {
     pub base: EntryId,
     /// What the node knows about the group (its range descriptor), opaque here.
     pub descriptor: Bytes,
+    /// Where it comes from, if its state is part of another group's.
+    pub split: Option<Split>,
+}
+
+/// The split that a group is born of. Until a durable checkpoint holds the child's row, a restart makes the child's
+/// state by replaying the parent past the split: see [`RaftStorage::is_settled`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Split {
+    /// The group that was split.
+    pub parent: GroupId,
+    /// The parent's entry that says so: committed and durable here. The parent's commit mark becomes at least this.
+    pub at: Index,
+    /// The child's term and vote: it may have voted before this node applied the split.
+    pub hard_state: HardState,
+}
+
+/// Names a snapshot that is being staged, or is staged, in this process run. How its rows get there is between the
+/// state machine and the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StagingId(pub u64);
+
+/// A snapshot replaces a replica's log and state: never merges with them. Its rows are staged, durably, before.
+/// The replica was born before, or is in this batch, and applies nothing until it hears `Completion::Installed`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Install {
+    /// The group.
+    pub group: GroupId,
+    /// Its replica here.
+    pub replica: ReplicaId,
+    /// Echoed.
+    pub life: Life,
+    /// The staged state; used up, whatever the outcome.
+    pub staging: StagingId,
+    /// The last entry that the staged state reflects. At or below the commit mark it installs nothing.
+    pub snapshot: EntryId,
+    /// The membership as of `snapshot`.
+    pub membership: Membership,
+    /// The replica's term and vote afterwards.
+    pub hard_state: HardState,
+    /// As of `snapshot`; opaque here.
+    pub descriptor: Bytes,
+}
+
+/// A replica was removed from this node: its log and state go, and no replica with an id below `lowest` of this group
+/// ever lives here again. Only moves forward: a lower `lowest` than before changes nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tombstone {
+    /// The group.
+    pub group: GroupId,
+    /// The lowest replica id that may still be born.
+    pub lowest: ReplicaId,
 }
 
 /// One group as a restart finds it.
@@ -75,6 +140,9 @@ pub struct RestoredGroup {
     pub restored: raft_core::Restored,
     /// As in `Birth`, or as last frozen.
     pub descriptor: Bytes,
+    /// The group was split off this one, and its state is complete only once this one is replayed up to its commit
+    /// mark: it belongs to the same worker and applies nothing before.
+    pub after: Option<GroupId>,
 }
 
 /// One group's line in a checkpoint: what the state in the file reflects.
@@ -121,6 +189,17 @@ pub enum Completion {
         /// The frames that waited.
         then_send: Vec<Outgoing>,
     },
+    /// This install is durable. Comes before its batch's `Durable`.
+    Installed {
+        /// The group.
+        group: GroupId,
+        /// Its life.
+        life: Life,
+        /// The staged state.
+        staging: StagingId,
+        /// False: the snapshot was at or below the commit mark, nothing changed.
+        is_installed: bool,
+    },
     /// The checkpoint is durable: the state of these groups up to these indexes survives any crash.
     /// Without rows it only wakes the worker, so that its next turn boundary asks `cut_wanted`.
     Checkpointed {
@@ -163,6 +242,11 @@ pub trait RaftStorage {
     /// What this worker may still take, besides hard states, births and entries without a command: for those a part
     /// of the log is kept. Asked at the beginning of every turn; what was submitted before counts as taken.
     fn room(&self) -> Room;
+    /// False when a tombstone forbids this replica: its birth would be ignored.
+    fn may_bear(&self, group: GroupId, replica: ReplicaId) -> bool;
+    /// False while a group that was split off this one needs its replay (see [`Split`]): until then neither an install
+    /// nor a tombstone of this group may be submitted. A checkpoint settles it.
+    fn is_settled(&self, group: GroupId) -> bool;
 }
 
 /// Finds the node a replica lives on. (A convenience for hosts; see `Membership::nodes`.)

@@ -312,6 +312,9 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                     .for_each(|outgoing| self.network.send(outgoing));
                 self.on_durable(batch, writes);
             }
+            Event::Storage(Completion::Installed { group, .. }) => {
+                unreachable!("{group} was installed, but this worker submits no installs")
+            }
             Event::Storage(Completion::Checkpointed { rows }) => self.on_checkpointed(rows),
             Event::Storage(Completion::Fetched {
                 group,
@@ -626,7 +629,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
 
     fn submit(&mut self) {
         self.batch.then_send = self.after_fsync.take_frames();
-        if self.batch.writes.is_empty() && self.batch.births.is_empty() {
+        if self.batch.is_empty() {
             assert!(
                 self.batch.then_send.is_empty(),
                 "what waits for an fsync comes with a write"

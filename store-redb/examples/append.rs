@@ -155,6 +155,7 @@ impl Run {
             replica: ReplicaId(group),
             membership: Membership::of_voters([(ReplicaId(group), NodeId(1))]),
             base: EntryId::ZERO,
+            split: None,
             descriptor: Bytes::new(),
         });
         let births = births.collect();
@@ -240,7 +241,7 @@ impl Run {
                     rows.iter()
                         .for_each(|(group, _, index)| self.storage.truncate(*group, *index));
                 }
-                Completion::Fetched { .. } => {}
+                Completion::Fetched { .. } | Completion::Installed { .. } => {}
             }
         }
         let done = self.in_flight.pop_front().expect("one was in flight");

@@ -2,15 +2,20 @@
 //! The tail follows one cut behind: entries get a whole interval to be truncated before they are copied to the cold
 //! table. Also the clean stop, which is a last checkpoint that empties the ring.
 
+use crate::codec::put_varint;
 use crate::engine::{Engine, lock};
 use crate::group_log::{LogIndex, Placed};
 use crate::header::{Position, Remembered};
 use crate::limits::CUT_SHARE;
-use crate::memory::{Frozen, Pending};
+use crate::memory::{Frozen, Memory};
+use crate::slot::Slot;
+use crate::slots::Chores;
+use crate::span::{Piece, Places, Span};
 use crate::tables::{
-    Base, Broken, CHUNKS, COLD, DATA, DataWriter, GROUPS, IDENTITY, IDENTITY_KEY, cold_key, group_key, seal,
+    Base, Broken, CHUNKS, COLD, DATA, DataWriter, GROUPS, IDENTITY, IDENTITY_KEY, TOMBSTONES, cold_key,
+    group_key, seal,
 };
-use multiraft::{Completion, CutId, EntryId, GroupId, GroupRow, Index};
+use multiraft::{Completion, CutId, EntryId, GroupId, GroupRow, Index, ReplicaId};
 use redb::{Durability, WriteTransaction};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -40,7 +45,14 @@ enum CutState {
 /// Everything a checkpoint writes besides the data, as of one look at the index.
 #[derive(Debug)]
 struct Plan {
-    rows: Vec<(GroupId, Vec<u8>)>,
+    rows: Vec<(GroupId, ReplicaId, Vec<u8>)>,
+    tombstones: Vec<(GroupId, ReplicaId)>,
+    /// Groups that have no row any more.
+    gone: Vec<GroupId>,
+    /// What no row maps once this plan is durable.
+    died: Vec<Piece>,
+    /// What a memtable may still hold, but nobody maps any more.
+    passed_over: Vec<Piece>,
     /// Entries to copy to the cold table.
     spill: Vec<(GroupId, Index, Placed)>,
     /// Rows of the cold table to remove.
@@ -117,14 +129,25 @@ impl Engine {
 
     /// Writes the checkpoint for which all workers froze. False: there is none.
     pub(crate) fn checkpoint_once(&self) -> bool {
-        let Some(rows) = lock(&self.cuts).take_ready() else {
+        let Some(mut rows) = lock(&self.cuts).take_ready() else {
             return false;
         };
+        self.abort_overdue_snapshots();
         self.check_rows(&rows);
-        let plan = lock(&self.index).plan(rows.iter().flatten(), None);
+        let frozen = self.frozen();
+        let moved = moved(&frozen);
+        let plan = {
+            let mut index = lock(&self.index);
+            for rows in &mut rows {
+                rows.retain(|row| index.froze(row, moved.get(&row.group)));
+            }
+            index.plan(None)
+        };
         self.log_bytes_since_cut.store(0, Ordering::Relaxed);
-        self.store(&plan, &self.frozen());
+        let mut chores = self.take_chores();
+        self.store(&plan, &frozen, &mut chores);
         self.advance_tail(&plan);
+        self.finish_chores(chores);
         for (worker, rows) in rows.into_iter().enumerate() {
             let rows = rows
                 .into_iter()
@@ -144,12 +167,19 @@ impl Engine {
             let memory = self.memory(worker);
             let frozen = memory.frozen.as_ref().expect("every worker froze");
             let rows: BTreeMap<GroupId, EntryId> = rows.iter().map(|row| (row.group, row.applied)).collect();
-            for (group, pending) in &frozen.table.groups {
+            for (group, progress) in &frozen.table.groups {
                 let reflected = rows.get(group).copied();
                 assert!(
-                    pending.applied <= reflected && (pending.pairs.is_empty() || reflected.is_some()),
+                    progress.applied <= reflected && (!progress.is_written || reflected.is_some()),
                     "{group} froze at {:?}, its row says {reflected:?}",
-                    pending.applied
+                    progress.applied
+                );
+            }
+            // Parent and child: one without the other would lose the child's keys.
+            for group in frozen.table.moved.keys() {
+                assert!(
+                    rows.contains_key(group),
+                    "{group} was split and froze without a row"
                 );
             }
         }
@@ -162,32 +192,50 @@ impl Engine {
     }
 
     /// Makes the plan and the frozen data durable, and lets reads see them there.
-    fn store(&self, plan: &Plan, frozen: &[Arc<Frozen>]) {
-        if let Err(broken) = self.commit_checkpoint(plan, frozen) {
+    fn store(&self, plan: &Plan, frozen: &[Arc<Frozen>], chores: &mut Chores) {
+        if let Err(broken) = self.commit_checkpoint(plan, frozen, chores) {
             self.broken("write a checkpoint", broken);
         }
+        self.read_newest(|memory, base| {
+            memory.base = Some(base);
+            let frozen = memory.frozen.take();
+            self.memtable_stored(frozen.map_or(0, |frozen| frozen.table.bytes));
+        });
+        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Every worker's reads see what was committed last: `switch` changes the base, and what goes with it.
+    pub(crate) fn read_newest(&self, switch: impl Fn(&mut Memory, Arc<Base>)) {
         let base = self.begin_read().and_then(|transaction| Base::open(&transaction));
         let base = base.unwrap_or_else(|broken| self.broken("read a checkpoint", broken));
         let base = Arc::new(base);
         for worker in 0..self.options.workers {
-            let mut memory = self.memory(worker);
-            memory.base = Some(Arc::clone(&base));
-            let frozen = memory.frozen.take();
-            drop(memory);
-            self.memtable_stored(frozen.map_or(0, |frozen| frozen.table.bytes));
+            switch(&mut self.memory(worker), Arc::clone(&base));
         }
-        self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn commit_checkpoint(&self, plan: &Plan, frozen: &[Arc<Frozen>]) -> Result<(), Broken> {
+    /// A transaction that is durable once it is committed, and that a restart need not check. Only the checkpointer
+    /// begins one.
+    pub(crate) fn begin_write(&self) -> Result<WriteTransaction, Broken> {
         let database = self.database.read().unwrap_or_else(PoisonError::into_inner);
         let database = database.as_ref().ok_or(redb::Error::DatabaseClosed)?;
         let mut transaction = database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         transaction.set_quick_repair(true);
-        write_data(&transaction, frozen)?;
+        Ok(transaction)
+    }
+
+    fn commit_checkpoint(
+        &self,
+        plan: &Plan,
+        frozen: &[Arc<Frozen>],
+        chores: &mut Chores,
+    ) -> Result<(), Broken> {
+        let transaction = self.begin_write()?;
+        write_data(&transaction, frozen, &plan.passed_over, chores)?;
         self.write_cold(&transaction, plan)?;
         write_rows(&transaction, plan)?;
+        write_tombstones(&transaction, plan)?;
         self.write_identity(&transaction, plan)?;
         Ok(transaction.commit()?)
     }
@@ -234,9 +282,12 @@ impl Engine {
     /// The checkpoint thread.
     pub(crate) fn checkpoint_until_stopped(&self) {
         loop {
-            while self.checkpoint_once() {}
+            while self.checkpoint_once() || (!self.is_stopping() && self.tidy_once()) {}
+            if self.is_stopping() {
+                return;
+            }
             let mut cuts = lock(&self.cuts);
-            while !cuts.is_ready() {
+            while !cuts.is_ready() && !self.has_chores() {
                 if self.is_stopping() {
                     return;
                 }
@@ -246,26 +297,28 @@ impl Engine {
     }
 
     /// After the workers and the threads ended: writes everything out and empties the ring. False: some group's
-    /// state machine did not say up to where its state goes, so the log has to stay.
+    /// state machine did not say up to where its state goes, or a split is younger than its groups' rows, so the log
+    /// has to stay.
     pub(crate) fn final_checkpoint(&self) -> bool {
         let cut = self.begin_final_cut();
         for worker in 0..self.options.workers {
             let mut memory = self.memory(worker);
             memory.unfreeze();
-            let is_known = |pending: &Pending| pending.is_marked;
-            if !memory.active.groups.values().all(is_known) {
+            let table = &memory.active;
+            let is_unknown = table.groups.values().any(|progress| progress.is_unmarked);
+            if is_unknown || !table.moved.is_empty() {
                 return false;
             }
             memory.freeze(cut);
         }
         let frozen = self.frozen();
-        self.take_applied(&frozen);
         let plan = {
             let mut index = lock(&self.index);
+            index.take_applied(&frozen);
             let durable = index.durable;
-            index.plan(std::iter::empty(), Some(durable))
+            index.plan(Some(durable))
         };
-        self.store(&plan, &frozen);
+        self.store(&plan, &frozen, &mut Chores::default());
         self.advance_tail(&plan);
         true
     }
@@ -276,23 +329,21 @@ impl Engine {
         if let CutState::Wanted(rows) = started {
             // Positions come from the memtables; descriptors only from here.
             let mut index = lock(&self.index);
-            rows.iter().flatten().flatten().for_each(|row| index.froze(row));
+            for row in rows.iter().flatten().flatten() {
+                index.froze(row, None);
+            }
         }
         cuts.id.0 += 1;
         cuts.id
     }
+}
 
-    fn take_applied(&self, frozen: &[Arc<Frozen>]) {
-        let mut index = lock(&self.index);
-        for (group, pending) in frozen.iter().flat_map(|frozen| &frozen.table.groups) {
-            let log = index
-                .groups
-                .get_mut(group)
-                .expect("what is applied was durable in the log");
-            log.applied = log.applied.max(pending.applied.unwrap_or_default());
-            log.is_dirty = true;
-        }
-    }
+/// Where the keys of groups went in this cut.
+fn moved(frozen: &[Arc<Frozen>]) -> BTreeMap<GroupId, Arc<Places>> {
+    let moved = frozen.iter().flat_map(|frozen| &frozen.table.moved);
+    moved
+        .map(|(group, places)| (*group, Arc::clone(places)))
+        .collect()
 }
 
 impl Cuts {
@@ -335,23 +386,36 @@ impl Cuts {
 }
 
 impl LogIndex {
-    fn froze(&mut self, row: &GroupRow) {
-        let log = self
-            .groups
-            .get_mut(&row.group)
-            .expect("a group is born, durably, before its row is frozen");
-        log.froze(row);
+    /// What was applied since the groups' last rows.
+    fn take_applied(&mut self, frozen: &[Arc<Frozen>]) {
+        for (group, progress) in frozen.iter().flat_map(|frozen| &frozen.table.groups) {
+            // Gone: a tombstone that the worker did not hear about.
+            let Some(log) = self.groups.get_mut(group) else {
+                continue;
+            };
+            log.applied = log.applied.max(progress.applied.unwrap_or_default());
+            log.is_dirty = true;
+        }
     }
 
     /// Decides what must be written so that everything before `bound` (or before the place that the last checkpoint
     /// saw) is no longer needed.
-    fn plan<'a>(&mut self, rows: impl Iterator<Item = &'a GroupRow>, bound: Option<Position>) -> Plan {
-        rows.for_each(|row| self.froze(row));
+    fn plan(&mut self, bound: Option<Position>) -> Plan {
         let bound = bound.unwrap_or(self.captured);
+        let died = self.take_dying();
+        let lives = &mut self.lives;
+        let buried = std::mem::take(&mut lives.unwritten);
         let mut plan = Plan {
             rows: Vec::new(),
+            tombstones: buried
+                .iter()
+                .map(|group| (*group, lives.tombstones[group]))
+                .collect(),
+            gone: Vec::new(),
+            passed_over: died.iter().chain(&lives.dead).cloned().collect(),
+            died,
             spill: Vec::new(),
-            remove: Vec::new(),
+            remove: std::mem::take(&mut lives.gone_cold),
             cold: Vec::new(),
             bound,
             reflected: self.durable.sequence,
@@ -370,9 +434,14 @@ impl LogIndex {
                 plan.cold.push((*group, keep));
             }
             if std::mem::take(&mut log.is_dirty) {
-                plan.rows.push((*group, log.encode_row()));
+                plan.rows.push((*group, log.replica, log.encode_row()));
             }
         }
+        plan.gone.extend(
+            buried
+                .into_iter()
+                .filter(|group| !self.groups.contains_key(group)),
+        );
         self.captured = self.durable;
         plan
     }
@@ -390,9 +459,16 @@ impl LogIndex {
                 log.spilled(*index, *placed);
             }
         }
+        for (group, replica, _) in &plan.rows {
+            if let Some(log) = self.groups.get_mut(group).filter(|log| log.replica == *replica) {
+                log.has_row = true;
+                log.parent = None;
+            }
+        }
         for log in self.groups.values_mut() {
             log.checkpointed = log.applied.index;
         }
+        self.lives.dead.extend_from_slice(&plan.died);
     }
 }
 
@@ -405,29 +481,53 @@ fn stale(old: Option<(Index, Index)>, new: Option<(Index, Index)>) -> impl Itera
     [before, after].into_iter().filter(|range| !range.is_empty())
 }
 
-fn write_data(transaction: &WriteTransaction, frozen: &[Arc<Frozen>]) -> Result<(), Broken> {
+fn write_data(
+    transaction: &WriteTransaction,
+    frozen: &[Arc<Frozen>],
+    passed_over: &[Piece],
+    chores: &mut Chores,
+) -> Result<(), Broken> {
     let mut writer = DataWriter {
         data: transaction.open_table(DATA)?,
         chunks: transaction.open_table(CHUNKS)?,
     };
-    let mut groups: Vec<&Pending> = frozen
-        .iter()
-        .flat_map(|frozen| frozen.table.groups.values())
-        .collect();
-    groups.sort_by_key(|pending| pending.slot);
-    for pending in groups {
-        for (key, value) in &pending.pairs {
-            writer.write(&pending.slot.key(key), value.as_deref())?;
+    let mut slots: Vec<_> = frozen.iter().flat_map(|frozen| &frozen.table.slots).collect();
+    slots.sort_by_key(|(slot, _)| **slot); // stable: what two workers hold of one slot has no key in common
+    for (slot, pairs) in slots {
+        let gone = spans_of(*slot, passed_over);
+        for (key, value) in pairs {
+            if !gone.iter().any(|span| span.contains(key)) {
+                writer.write(&slot.key(key), value.as_deref())?;
+            }
         }
     }
-    Ok(())
+    chores.run(&mut writer)
+}
+
+fn spans_of(slot: Slot, pieces: &[Piece]) -> Vec<&Span> {
+    let of_slot = pieces.iter().filter(|piece| piece.slot == slot);
+    of_slot.map(|piece| &piece.span).collect()
 }
 
 fn write_rows(transaction: &WriteTransaction, plan: &Plan) -> Result<(), Broken> {
     let mut table = transaction.open_table(GROUPS)?;
-    for (group, row) in &plan.rows {
+    for (group, _, row) in &plan.rows {
         let key = group_key(*group);
         table.insert(&key, seal(&key, row).as_slice())?;
+    }
+    for group in &plan.gone {
+        table.remove(&group_key(*group))?;
+    }
+    Ok(())
+}
+
+fn write_tombstones(transaction: &WriteTransaction, plan: &Plan) -> Result<(), Broken> {
+    let mut table = transaction.open_table(TOMBSTONES)?;
+    for (group, lowest) in &plan.tombstones {
+        let key = group_key(*group);
+        let mut row = Vec::new();
+        put_varint(&mut row, lowest.0);
+        table.insert(&key, seal(&key, &row).as_slice())?;
     }
     Ok(())
 }

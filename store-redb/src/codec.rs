@@ -81,6 +81,12 @@ impl<'a> Reader<'a> {
             .ok_or(Malformed("a count larger than what follows"))
     }
 
+    /// A byte string behind its length.
+    pub(crate) fn bytes(&mut self) -> Result<Bytes, Malformed> {
+        let length = self.count()?;
+        self.take(length).map(Bytes::copy_from_slice)
+    }
+
     pub(crate) fn entry_id(&mut self) -> Result<EntryId, Malformed> {
         Ok(EntryId::new(self.varint()?, self.varint()?))
     }
@@ -120,6 +126,12 @@ pub(crate) fn put_varint(out: &mut Vec<u8>, mut value: u64) {
         value >>= 7;
     }
     out.push(value as u8);
+}
+
+/// A byte string behind its length.
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_varint(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
 }
 
 pub(crate) fn put_entry_id(out: &mut Vec<u8>, id: EntryId) {

@@ -2,13 +2,13 @@
 //! written the next one gathers; there is no timer. Acknowledgements leave in submit order, after the index knows.
 
 use crate::engine::{Engine, lock};
-use crate::group_log::{GroupLog, LogIndex};
+use crate::group_log::LogIndex;
 use crate::header::Position;
 use crate::limits::{BLOCK_BYTES, RECORD_BYTES_MAX, RECORD_BYTES_SOFT, SPARE_BUFFERS_MAX};
 use crate::options::CommitSample;
-use crate::record::{Acknowledgement, Born, PlacedWrite, Record, birth_bytes_bound};
+use crate::record::{Acknowledgement, Change, Fate, OpId, PlacedWrite, Record};
 use crate::ring::Place;
-use multiraft::{Birth, Completion, GroupWrite, LogBatch};
+use multiraft::{Completion, GroupWrite, LogBatch};
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -96,12 +96,12 @@ impl Queue {
         self.records.back_mut().expect("begun above")
     }
 
-    fn put_birth(&mut self, born: Born, bytes_max: usize) {
-        let bytes = birth_bytes_bound(&born.birth);
+    fn put_fate(&mut self, fate: Fate, bytes_max: usize) {
+        let bytes = fate.bytes_bound();
         let record = self.gathering();
         let fits = record.bytes.len() + bytes <= bytes_max || record.has_no_payload();
         let record = if fits { record } else { self.begin() };
-        record.put_birth(born);
+        record.put_fate(fate);
     }
 
     /// A write that does not fit into one record goes on in the next: a prefix of an unacknowledged write that
@@ -138,23 +138,20 @@ impl Queue {
 impl Engine {
     /// Queues a worker's batch. Returns at once.
     pub(crate) fn submit(&self, worker: usize, batch: LogBatch) {
-        let births: Vec<Born> = batch
-            .births
-            .into_iter()
-            .map(|birth| self.bear(worker, birth))
-            .collect();
+        let fates = self.fates(worker, &batch);
         let bytes_max = self.record_bytes_max();
         let mut queue = lock(&self.queue);
         if self.is_stopping() {
             return;
         }
-        births
-            .into_iter()
-            .for_each(|born| queue.put_birth(born, bytes_max));
+        fates.into_iter().for_each(|fate| queue.put_fate(fate, bytes_max));
         batch
             .writes
             .iter()
             .for_each(|write| queue.put_write(write, bytes_max));
+        for tombstone in batch.tombstones {
+            queue.put_fate(Fate::Buried(tombstone), bytes_max);
+        }
         queue.submitted[worker] += 1;
         queue.last().acknowledgements.push(Acknowledgement {
             worker,
@@ -168,13 +165,6 @@ impl Engine {
         });
         drop(queue);
         self.work.notify_one();
-    }
-
-    /// Gives a new replica its slot.
-    fn bear(&self, worker: usize, birth: Birth) -> Born {
-        let mut memory = self.memory(worker);
-        let slot = *memory.slots.entry(birth.group).or_insert_with(|| self.new_slot());
-        Born { birth, slot }
     }
 
     /// The largest record of this ring: whole blocks.
@@ -245,7 +235,7 @@ impl Engine {
             self.write_failed("write the log", &error);
         }
         self.count(record, started.elapsed());
-        lock(&self.index).take(record, Position { offset, sequence });
+        record.told = lock(&self.index).take(record, Position { offset, sequence });
     }
 
     fn count(&self, record: &Record, sync: Duration) {
@@ -273,6 +263,9 @@ impl Engine {
     }
 
     fn acknowledge(&self, record: &mut Record) {
+        for (worker, completion) in record.told.drain(..) {
+            self.complete(worker, completion);
+        }
         for done in record.acknowledgements.drain(..) {
             self.acknowledged[done.worker].fetch_add(1, Ordering::Release);
             self.complete(
@@ -338,24 +331,28 @@ fn ring_bytes(bytes: usize) -> u64 {
 }
 
 impl LogIndex {
-    /// Takes over what a durable record holds.
-    fn take(&mut self, record: &mut Record, at: Position) {
-        for born in record.births.drain(..) {
-            let group = born.birth.group;
-            let known = self
-                .groups
-                .get(&group)
-                .is_some_and(|log| log.replica >= born.birth.replica);
-            assert!(!known, "{group} is born twice as {}", born.birth.replica);
-            self.groups.insert(group, GroupLog::born(&born));
+    /// Takes over what a durable record holds; returns what workers hear beside the acknowledgements.
+    fn take(&mut self, record: &mut Record, at: Position) -> Vec<(usize, Completion)> {
+        let mut told = Vec::new();
+        let mut changes = std::mem::take(&mut record.changes);
+        for change in changes.drain(..) {
+            match change {
+                Change::Write(write) => self.take_write(record, write, at),
+                Change::Fate(number, fate) => {
+                    let op = OpId {
+                        sequence: at.sequence,
+                        number,
+                    };
+                    told.extend(self.befall(*fate, op));
+                }
+            }
         }
-        for write in std::mem::take(&mut record.writes) {
-            self.take_write(record, write, at);
-        }
+        record.changes = changes;
         self.durable = Position {
             offset: at.offset + record.bytes.len() as u64,
             sequence: at.sequence + 1,
         };
+        told
     }
 
     fn take_write(&mut self, record: &Record, write: PlacedWrite, at: Position) {

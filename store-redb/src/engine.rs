@@ -7,11 +7,13 @@ use crate::error::ExitReason;
 use crate::fetcher::Fetches;
 use crate::group_log::LogIndex;
 use crate::header::Position;
+use crate::install::Stagings;
 use crate::memory::Memory;
 use crate::node_file::NodeFile;
 use crate::options::Options;
 use crate::ring::Ring;
 use crate::slot::Slot;
+use crate::snapshot::Readers;
 use crate::tables::Broken;
 use multiraft::{Completion, CompletionSink};
 use redb::Database;
@@ -67,11 +69,15 @@ pub(crate) struct Engine {
     pub(crate) options: Options,
     pub(crate) incarnation: u64,
     pub(crate) salt: u64,
+    pub(crate) readers: Mutex<Readers>,
     /// `None` once closed.
     pub(crate) database: RwLock<Option<Database>>,
     pub(crate) cuts: Mutex<Cuts>,
-    /// Every worker froze, or the store stops.
+    /// Every worker froze, or there are chores, or the store stops.
     pub(crate) cut_ready: Condvar,
+    pub(crate) stagings: Mutex<Stagings>,
+    /// Staged rows became durable, or the store stops.
+    pub(crate) staged: Condvar,
     pub(crate) queue: Mutex<Queue>,
     /// A batch waits, or the store stops.
     pub(crate) work: Condvar,
@@ -119,9 +125,12 @@ impl Engine {
             file: parts.file,
             incarnation: parts.incarnation,
             salt: parts.salt,
+            readers: Mutex::default(),
             database: RwLock::new(Some(parts.database)),
             cuts: Mutex::new(Cuts::default()),
             cut_ready: Condvar::new(),
+            stagings: Mutex::default(),
+            staged: Condvar::new(),
             queue: Mutex::new(Queue::new(workers)),
             work: Condvar::new(),
             fetches: Mutex::default(),
@@ -197,6 +206,8 @@ impl Engine {
         self.stopping.store(true, Ordering::Release);
         drop(lock(&self.cuts));
         self.cut_ready.notify_all();
+        drop(lock(&self.stagings));
+        self.staged.notify_all();
         drop(lock(&self.queue));
         self.work.notify_all();
         drop(lock(&self.fetches));

@@ -1,14 +1,16 @@
 //! What the store knows in memory about each group's log: where its live entries lie, its hard state and marks.
 //! Positions only, no entry bytes; filled by the committer and by recovery, read by fetches and checkpoints.
 
-use crate::codec::{Malformed, Reader, put_entry_id, put_hard_state, put_membership, put_varint};
+use crate::codec::{Malformed, Reader, put_bytes, put_entry_id, put_hard_state, put_membership, put_varint};
 use crate::header::Position;
-use crate::record::{Born, PlacedEntry};
-use crate::slot::Slot;
+use crate::lives::Lives;
+use crate::record::{Born, Installed, OpId, PlacedEntry};
+use crate::span::Places;
 use bytes::Bytes;
 use multiraft::{EntryId, GroupId, GroupRow, HardState, Index, Membership, ReplicaId, Term};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
+use std::sync::Arc;
 
 /// Where one entry's bytes lie: in a record of the ring, or in the cold table. 16 bytes, as there are many.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,13 +62,22 @@ pub(crate) struct LogIndex {
     pub(crate) captured: Position,
     /// Counts releases of ring space: what was read before and after the same count was not overwritten meanwhile.
     pub(crate) releases: u64,
+    /// Who may be born, who needs whom, and what nobody needs any more.
+    pub(crate) lives: Lives,
 }
 
 /// One group's log.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupLog {
     pub(crate) replica: ReplicaId,
-    pub(crate) slot: Slot,
+    /// The birth or install that this log began with: what the ring says of the group before is history.
+    pub(crate) began: OpId,
+    /// Where its data lives, as of `applied`.
+    pub(crate) places: Arc<Places>,
+    /// The group that must be replayed to make this one's state, until a durable row holds it.
+    pub(crate) parent: Option<GroupId>,
+    /// A durable checkpoint holds a row of this replica.
+    pub(crate) has_row: bool,
     pub(crate) hard_state: HardState,
     pub(crate) commit: Index,
     pub(crate) descriptor: Bytes,
@@ -93,26 +104,125 @@ pub(crate) struct GroupLog {
 }
 
 impl GroupLog {
-    pub(crate) fn born(born: &Born) -> GroupLog {
+    pub(crate) fn born(born: &Born, began: OpId) -> GroupLog {
+        let birth = &born.birth;
+        let fresh = HardState {
+            term: birth.base.term,
+            vote: None,
+        };
         GroupLog {
-            replica: born.birth.replica,
-            slot: born.slot,
+            parent: birth.split.map(|split| split.parent),
+            hard_state: birth.split.map_or(fresh, |split| split.hard_state),
+            descriptor: birth.descriptor.clone(),
+            ..GroupLog::begin(
+                birth.replica,
+                began,
+                Arc::clone(&born.places),
+                birth.base,
+                birth.membership.clone(),
+            )
+        }
+    }
+
+    /// The log after a snapshot took the place of `before`.
+    pub(crate) fn installed(installed: &Installed, began: OpId, before: &GroupLog) -> GroupLog {
+        let install = &installed.install;
+        GroupLog {
+            has_row: before.has_row,
+            hard_state: install.hard_state,
+            descriptor: install.descriptor.clone(),
+            changes: before.changes + 1,
+            ..GroupLog::begin(
+                install.replica,
+                began,
+                Arc::clone(&installed.places),
+                install.snapshot,
+                install.membership.clone(),
+            )
+        }
+    }
+
+    /// The log of a newborn group that is checkpointed before the record of its birth is durable.
+    pub(crate) fn of_row(row: &GroupRow, places: Arc<Places>, next: Position) -> GroupLog {
+        let began = OpId {
+            sequence: next.sequence,
+            number: 0,
+        };
+        GroupLog {
+            descriptor: row.descriptor.clone(),
+            ..GroupLog::begin(row.replica, began, places, row.applied, row.membership.clone())
+        }
+    }
+
+    /// An empty log behind `base`.
+    fn begin(
+        replica: ReplicaId,
+        began: OpId,
+        places: Arc<Places>,
+        base: EntryId,
+        membership: Membership,
+    ) -> GroupLog {
+        GroupLog {
+            replica,
+            began,
+            places,
+            parent: None,
+            has_row: false,
             hard_state: HardState {
-                term: born.birth.base.term,
+                term: base.term,
                 vote: None,
             },
-            commit: born.birth.base.index,
-            descriptor: born.birth.descriptor.clone(),
-            applied: born.birth.base,
-            checkpointed: born.birth.base.index,
-            truncated: born.birth.base,
-            membership: born.birth.membership.clone(),
+            commit: base.index,
+            descriptor: Bytes::new(),
+            applied: base,
+            checkpointed: base.index,
+            truncated: base,
+            membership,
             memberships: VecDeque::new(),
             entries: VecDeque::new(),
             terms: VecDeque::new(),
             cold: None,
             is_dirty: true,
             changes: 0,
+        }
+    }
+
+    /// False: it only keeps a vote; it has neither members nor state yet.
+    pub(crate) fn is_initialised(&self) -> bool {
+        self.truncated != EntryId::ZERO || !self.membership.nodes.is_empty()
+    }
+
+    /// True when a row that was frozen before this log began says nothing about it.
+    pub(crate) fn is_newer_than(&self, row: &GroupRow) -> bool {
+        self.replica > row.replica || self.truncated.index > row.applied.index
+    }
+
+    /// A term that an earlier, uninitialised existence of the same replica promised is kept.
+    pub(crate) fn keep_promises(&mut self, before: HardState) {
+        if before.term > self.hard_state.term
+            || (before.term == self.hard_state.term && before.vote.is_some())
+        {
+            self.hard_state = before;
+            self.is_dirty = true;
+        }
+    }
+
+    /// Forgets all live entries: what is replayed so far belongs to an earlier log.
+    pub(crate) fn forget_entries(&mut self) {
+        self.entries.clear();
+        self.terms.clear();
+        self.memberships.clear();
+        self.changes += 1;
+    }
+
+    /// The membership as of `applied`.
+    pub(crate) fn applied_membership(&self) -> &Membership {
+        let upto = self
+            .memberships
+            .partition_point(|(index, _)| *index <= self.applied.index);
+        match upto.checked_sub(1) {
+            Some(last) => &self.memberships[last].1,
+            None => &self.membership,
         }
     }
 
@@ -265,43 +375,79 @@ impl GroupLog {
     pub(crate) fn encode_row(&self) -> Vec<u8> {
         let mut out = Vec::new();
         put_varint(&mut out, self.replica.0);
-        self.slot.put(&mut out);
+        put_varint(&mut out, self.began.sequence);
+        put_varint(&mut out, u64::from(self.began.number));
+        self.places.put(&mut out);
         put_hard_state(&mut out, self.hard_state);
         put_varint(&mut out, self.commit.0);
         put_entry_id(&mut out, self.applied);
         put_entry_id(&mut out, self.truncated);
         put_membership(&mut out, &self.membership);
-        put_varint(&mut out, self.descriptor.len() as u64);
-        out.extend_from_slice(&self.descriptor);
+        put_membership(&mut out, self.applied_membership());
+        put_bytes(&mut out, &self.descriptor);
         out
     }
+}
 
-    /// Reads a row; the log's entries are added by recovery.
-    pub(crate) fn decode_row(bytes: &[u8]) -> Result<GroupLog, Malformed> {
+/// A group's row as it stands in redb.
+#[derive(Debug)]
+pub(crate) struct Row {
+    pub(crate) replica: ReplicaId,
+    pub(crate) began: OpId,
+    pub(crate) places: Places,
+    pub(crate) hard_state: HardState,
+    pub(crate) commit: Index,
+    pub(crate) applied: EntryId,
+    pub(crate) truncated: EntryId,
+    /// As of `truncated`.
+    pub(crate) membership: Membership,
+    /// As of `applied`.
+    pub(crate) applied_membership: Membership,
+    pub(crate) descriptor: Bytes,
+}
+
+impl Row {
+    /// Reads what `GroupLog::encode_row` wrote.
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Row, Malformed> {
         let mut reader = Reader::new(bytes);
-        let mut log = GroupLog {
+        let row = Row {
             replica: ReplicaId(reader.varint()?),
-            slot: Slot::read(&mut reader)?,
+            began: OpId {
+                sequence: reader.varint()?,
+                number: u32::try_from(reader.varint()?).map_err(|_| Malformed("an op's number"))?,
+            },
+            places: Places::read(&mut reader)?,
             hard_state: reader.hard_state()?,
             commit: Index(reader.varint()?),
             applied: reader.entry_id()?,
-            checkpointed: Index(0),
             truncated: reader.entry_id()?,
             membership: reader.membership()?,
-            descriptor: Bytes::new(),
-            memberships: VecDeque::new(),
-            entries: VecDeque::new(),
-            terms: VecDeque::new(),
-            cold: None,
-            is_dirty: false,
-            changes: 0,
+            applied_membership: reader.membership()?,
+            descriptor: reader.bytes()?,
         };
-        log.checkpointed = log.applied.index;
-        let descriptor = reader.count()?;
-        log.descriptor = Bytes::copy_from_slice(reader.take(descriptor)?);
-        match reader.is_empty() && log.truncated.index <= log.applied.index {
-            true => Ok(log),
+        match reader.is_empty() && row.truncated.index <= row.applied.index {
+            true => Ok(row),
             false => Err(Malformed("a group's row contradicts itself")),
+        }
+    }
+
+    /// The log that it stands for; its entries are added by recovery.
+    pub(crate) fn into_log(self) -> GroupLog {
+        GroupLog {
+            has_row: true,
+            hard_state: self.hard_state,
+            commit: self.commit,
+            applied: self.applied,
+            checkpointed: self.applied.index,
+            descriptor: self.descriptor,
+            is_dirty: false,
+            ..GroupLog::begin(
+                self.replica,
+                self.began,
+                Arc::new(self.places),
+                self.truncated,
+                self.membership,
+            )
         }
     }
 }

@@ -68,6 +68,21 @@ pub(crate) const RESERVE_SHARE: u64 = 8;
 /// at any time (see `checkpoint`), so this leaves half of the ring for what arrives while a checkpoint runs.
 pub(crate) const CUT_SHARE: u64 = 4;
 
+/// Snapshots that may be staged at the same time.
+pub(crate) const STAGINGS_MAX: usize = 16;
+
+/// Bytes of staged rows that may wait for redb, of all snapshots together; one more piece is always taken.
+pub(crate) const STAGED_BYTES_MAX: usize = 8 << 20;
+
+/// Rows and chunks that one transaction deletes of slots that nobody maps.
+pub(crate) const DELETED_ROWS_MAX: usize = 4096;
+
+/// Snapshots that may be read at the same time: each pins pages of redb.
+pub(crate) const SNAPSHOTS_MAX: usize = 8;
+
+/// How long one snapshot may be read by default, in seconds: each pins pages of redb, and the file grows for good.
+pub(crate) const SNAPSHOT_SECONDS: u64 = 300;
+
 const _: () = assert!(RING_AT.is_multiple_of(BLOCK_BYTES) && RING_AT >= LOG_AT + 2 * BLOCK_BYTES);
 const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES) && SEGMENTS > 0);
 const _: () = assert!(RING_AT + RING_BYTES_MAX <= MARKER_AT);

@@ -3,28 +3,37 @@
 
 use crate::limits::MEMTABLE_ENTRY_OVERHEAD;
 use crate::slot::Slot;
+use crate::span::Places;
 use crate::tables::Base;
 use bytes::Bytes;
 use multiraft::{CutId, EntryId, GroupId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// One group's part of a memtable.
-#[derive(Debug)]
-pub(crate) struct Pending {
-    pub(crate) slot: Slot,
-    /// `None`: removed.
-    pub(crate) pairs: BTreeMap<Box<[u8]>, Option<Bytes>>,
+/// Keys and their values; `None`: removed.
+pub(crate) type Pairs = BTreeMap<Box<[u8]>, Option<Bytes>>;
+
+/// How far one group's part of a memtable goes.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
     /// The last entry reflected, as far as the state machine said.
     pub(crate) applied: Option<EntryId>,
-    /// True when nothing was written since `applied` was told.
-    pub(crate) is_marked: bool,
+    /// True when something was written since `applied` was told.
+    pub(crate) is_unmarked: bool,
+    /// True when something was written at all.
+    pub(crate) is_written: bool,
 }
 
-/// A memtable: all groups of a worker.
+/// A memtable: all groups of a worker. Writes are kept by slot, not by group: a group split off another one finds
+/// what was applied to its keys before.
 #[derive(Debug, Default)]
 pub(crate) struct Memtable {
-    pub(crate) groups: BTreeMap<GroupId, Pending>,
+    pub(crate) slots: BTreeMap<Slot, Pairs>,
+    pub(crate) groups: BTreeMap<GroupId, Progress>,
+    /// Where the keys of these groups live now: it changed since the last freeze.
+    pub(crate) moved: BTreeMap<GroupId, Arc<Places>>,
+    /// What older tables say about these groups is void.
+    dropped: BTreeSet<GroupId>,
     /// What it takes in memory, roughly.
     pub(crate) bytes: u64,
 }
@@ -40,7 +49,7 @@ pub(crate) struct Frozen {
 #[derive(Default)]
 pub(crate) struct Memory {
     /// Where each group's data lives.
-    pub(crate) slots: BTreeMap<GroupId, Slot>,
+    pub(crate) places: BTreeMap<GroupId, Arc<Places>>,
     pub(crate) active: Memtable,
     /// Swapped together with `base`.
     pub(crate) frozen: Option<Arc<Frozen>>,
@@ -65,23 +74,36 @@ pub(crate) enum Remembered {
 }
 
 impl Memory {
+    /// Where a group's keys live.
+    pub(crate) fn places(&self, group: GroupId) -> &Arc<Places> {
+        self.places
+            .get(&group)
+            .expect("a group is born before anything is applied to it")
+    }
+
+    /// A group's keys live there from now on.
+    pub(crate) fn place(&mut self, group: GroupId, places: Arc<Places>) {
+        self.active.moved.insert(group, Arc::clone(&places));
+        self.places.insert(group, places);
+    }
+
     /// Sets or removes a key; returns how much the memtable grew.
     pub(crate) fn write(&mut self, group: GroupId, key: &[u8], value: Option<Bytes>) -> u64 {
-        let slot = *self
-            .slots
-            .get(&group)
-            .expect("a group is born before anything is applied to it");
-        let pending = self.active.pending(group, slot);
-        pending.is_marked = false;
+        let slot = self.places(group).slot_of(key);
+        let slot = slot.expect("a group writes only keys that no split took away");
+        let progress = self.active.groups.entry(group).or_default();
+        progress.is_unmarked = true;
+        progress.is_written = true;
         let new = cost(key, value.as_ref());
-        let grown = match pending.pairs.get_mut(key) {
+        let pairs = self.active.slots.entry(slot).or_default();
+        let grown = match pairs.get_mut(key) {
             Some(old) => {
                 let before = cost(key, old.as_ref());
                 *old = value;
                 new.saturating_sub(before)
             }
             None => {
-                pending.pairs.insert(key.into(), value);
+                pairs.insert(key.into(), value);
                 new
             }
         };
@@ -91,29 +113,25 @@ impl Memory {
 
     /// Everything up to `applied` is reflected.
     pub(crate) fn mark_applied(&mut self, group: GroupId, applied: EntryId) {
-        let slot = *self
-            .slots
-            .get(&group)
-            .expect("a group is born before anything is applied to it");
-        let pending = self.active.pending(group, slot);
         assert!(
-            pending.applied <= Some(applied),
-            "{group} applied {applied} after {:?}",
-            pending.applied
+            self.places.contains_key(&group),
+            "{group} is applied before its birth"
         );
-        pending.applied = Some(applied);
-        pending.is_marked = true;
+        let progress = self.active.groups.entry(group).or_default();
+        assert!(
+            progress.applied <= Some(applied),
+            "{group} applied {applied} after {:?}",
+            progress.applied
+        );
+        progress.applied = Some(applied);
+        progress.is_unmarked = false;
     }
 
     /// Looks in the active memtable, then in the frozen one.
-    pub(crate) fn find(&self, group: GroupId, key: &[u8]) -> Remembered {
+    pub(crate) fn find(&self, slot: Slot, key: &[u8]) -> Remembered {
         let frozen = self.frozen.as_ref().map(|frozen| &frozen.table);
         for table in std::iter::once(&self.active).chain(frozen) {
-            if let Some(value) = table
-                .groups
-                .get(&group)
-                .and_then(|pending| pending.pairs.get(key))
-            {
+            if let Some(value) = table.slots.get(&slot).and_then(|pairs| pairs.get(key)) {
                 return Remembered::Written(value.clone());
             }
         }
@@ -136,37 +154,50 @@ impl Memory {
         let Some(frozen) = self.frozen.take() else { return };
         let frozen = Arc::into_inner(frozen).expect("no checkpoint is running");
         let newer = std::mem::replace(&mut self.active, frozen.table);
-        for (group, pending) in newer.groups {
-            self.active
-                .groups
-                .entry(group)
-                .and_modify(|old| old.absorb(&pending))
-                .or_insert(pending);
+        self.active.absorb(newer);
+    }
+
+    /// The group's state is replaced or gone: nothing applied to it so far counts. What is frozen stays, its slots are
+    /// dead and the checkpoint passes over them.
+    pub(crate) fn drop_group(&mut self, group: GroupId) {
+        let Some(places) = self.places.remove(&group) else {
+            return;
+        };
+        self.active.groups.remove(&group);
+        self.active.moved.remove(&group);
+        self.active.dropped.insert(group);
+        for piece in places.pieces() {
+            if let Some(pairs) = self.active.slots.get_mut(&piece.slot) {
+                pairs.retain(|key, _| !piece.span.contains(key));
+            }
         }
+        self.active.slots.retain(|_, pairs| !pairs.is_empty());
     }
 }
 
 impl Memtable {
-    fn pending(&mut self, group: GroupId, slot: Slot) -> &mut Pending {
-        self.groups.entry(group).or_insert_with(|| Pending {
-            slot,
-            pairs: BTreeMap::new(),
-            applied: None,
-            is_marked: true,
-        })
+    /// Puts a newer table over this one.
+    fn absorb(&mut self, newer: Memtable) {
+        for group in &newer.dropped {
+            self.groups.remove(group);
+            self.moved.remove(group);
+        }
+        for (slot, pairs) in newer.slots {
+            self.slots.entry(slot).or_default().extend(pairs);
+        }
+        for (group, progress) in newer.groups {
+            self.groups.entry(group).or_default().absorb(&progress);
+        }
+        self.moved.extend(newer.moved);
+        self.bytes += newer.bytes;
     }
 }
 
-impl Pending {
-    /// Puts a newer part over this one.
-    fn absorb(&mut self, newer: &Pending) {
-        let pairs = newer
-            .pairs
-            .iter()
-            .map(|(key, value)| (key.clone(), value.clone()));
-        self.pairs.extend(pairs);
+impl Progress {
+    fn absorb(&mut self, newer: &Progress) {
         self.applied = newer.applied.or(self.applied);
-        self.is_marked = newer.is_marked && (newer.applied.is_some() || self.is_marked);
+        self.is_written |= newer.is_written;
+        self.is_unmarked = newer.is_unmarked || (self.is_unmarked && newer.applied.is_none());
     }
 }
 

@@ -1,7 +1,9 @@
 //! What the caller decides about a node file: whose it is, how large its parts are, who hears about commits.
 
 use crate::error::{Fatal, exit_process};
-use crate::limits::{BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN, SEGMENT_BYTES_MIN, SEGMENTS};
+use crate::limits::{
+    BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN, SEGMENT_BYTES_MIN, SEGMENTS, SNAPSHOT_SECONDS,
+};
 use multiraft::NodeId;
 use std::fmt;
 use std::fs::File;
@@ -67,6 +69,9 @@ pub struct Options {
     pub memtable_bytes: u64,
     /// redb's page cache, in bytes.
     pub cache_bytes: usize,
+    /// A snapshot that is read for longer is aborted: it pins pages of redb, and the file grows for good. Must exceed the
+    /// time that the largest group takes at the rate at which snapshots are sent.
+    pub snapshot_time: Duration,
     /// 24 random bytes for a new file: its uuid, and the salt of its checksums.
     pub entropy: Entropy,
     /// Ends the process after a failed write or a failed checksum.
@@ -84,6 +89,7 @@ impl Options {
             segment_bytes: 64 << 20,
             memtable_bytes: 32 << 20,
             cache_bytes: 256 << 20,
+            snapshot_time: Duration::from_secs(SNAPSHOT_SECONDS),
             entropy: system_entropy,
             fatal: exit_process,
             on_commit: None,

@@ -1,15 +1,18 @@
 //! One group commit as bytes: gathers the batches of all workers into a record, and takes records apart again.
 //! Where a record lies and when it is durable is not known here.
 
-use crate::codec::{Malformed, Reader, put_entry, put_entry_id, put_hard_state, put_membership, put_varint};
+use crate::codec::{
+    Malformed, Reader, put_bytes, put_entry, put_entry_id, put_hard_state, put_membership, put_varint,
+};
 use crate::limits::{BLOCK_BYTES, ENTRY_BYTES_MAX};
-use crate::slot::Slot;
+use crate::span::Places;
 use crc32fast::Hasher;
 use multiraft::{
-    BatchId, Birth, Entry, EntryId, GroupId, GroupWrite, HardState, Index, Life, Membership, Outgoing,
-    Payload, ReplicaId, WriteId,
+    BatchId, Birth, Completion, Entry, EntryId, GroupId, GroupWrite, HardState, Index, Install, Life,
+    Membership, Outgoing, Payload, ReplicaId, Split, StagingId, Tombstone, WriteId,
 };
 use std::ops::Range;
+use std::sync::Arc;
 
 /// Bytes before the payload.
 pub(crate) const HEADER_BYTES: usize = 48;
@@ -26,6 +29,8 @@ const CHECKED_FROM: usize = 8;
 
 const OP_BIRTH: u8 = 1;
 const OP_WRITE: u8 = 2;
+const OP_INSTALL: u8 = 3;
+const OP_TOMBSTONE: u8 = 4;
 
 const HAS_HARD_STATE: u8 = 1;
 const HAS_ENTRIES: u8 = 2;
@@ -54,11 +59,45 @@ pub(crate) struct PlacedWrite {
     pub(crate) memberships: Vec<(Index, Membership)>,
 }
 
+/// Names one op of the log, for the file's life.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct OpId {
+    /// The record's number.
+    pub(crate) sequence: u64,
+    /// Counts the record's ops.
+    pub(crate) number: u32,
+}
+
 /// A replica that begins to exist, and where its data will live.
 #[derive(Clone, Debug)]
 pub(crate) struct Born {
     pub(crate) birth: Birth,
-    pub(crate) slot: Slot,
+    pub(crate) places: Arc<Places>,
+}
+
+/// A snapshot that takes a replica's place, and where its rows were staged.
+#[derive(Clone, Debug)]
+pub(crate) struct Installed {
+    pub(crate) install: Install,
+    pub(crate) places: Arc<Places>,
+    /// Who hears about it; not stored.
+    pub(crate) worker: usize,
+}
+
+/// What a record does to a group's existence, once durable.
+#[derive(Debug)]
+pub(crate) enum Fate {
+    Born(Born),
+    Installed(Installed),
+    Buried(Tombstone),
+}
+
+/// What a record changes once it is durable, in the order of its ops.
+#[derive(Debug)]
+pub(crate) enum Change {
+    /// The op with this number.
+    Fate(u32, Box<Fate>),
+    Write(PlacedWrite),
 }
 
 /// What a worker hears once its batch is durable.
@@ -75,17 +114,20 @@ pub(crate) struct Acknowledgement {
 pub(crate) struct Record {
     /// Room for the header, then the payload.
     pub(crate) bytes: Vec<u8>,
-    pub(crate) births: Vec<Born>,
-    pub(crate) writes: Vec<PlacedWrite>,
+    /// Ops so far.
+    ops: u32,
+    pub(crate) changes: Vec<Change>,
     pub(crate) entries: Vec<PlacedEntry>,
     pub(crate) acknowledgements: Vec<Acknowledgement>,
+    /// What workers hear once it is durable, before the acknowledgements.
+    pub(crate) told: Vec<(usize, Completion)>,
 }
 
 impl Record {
     /// Makes an emptied record ready for gathering.
     pub(crate) fn start(&mut self) {
         assert!(
-            self.acknowledgements.is_empty() && self.writes.is_empty(),
+            self.acknowledgements.is_empty() && self.changes.is_empty(),
             "the record was not emptied"
         );
         self.bytes.clear();
@@ -95,8 +137,8 @@ impl Record {
     /// Forgets everything but the buffers.
     pub(crate) fn empty(&mut self) {
         self.bytes.clear();
-        self.births.clear();
-        self.writes.clear();
+        self.ops = 0;
+        self.changes.clear();
         self.entries.clear();
         self.acknowledgements.clear();
     }
@@ -106,19 +148,21 @@ impl Record {
         self.bytes.len() == HEADER_BYTES
     }
 
-    /// Appends a birth.
-    pub(crate) fn put_birth(&mut self, born: Born) {
+    /// Appends what happens to a group's existence.
+    pub(crate) fn put_fate(&mut self, fate: Fate) {
         let out = &mut self.bytes;
-        let birth = &born.birth;
-        out.push(OP_BIRTH);
-        put_varint(out, birth.group.0);
-        put_varint(out, birth.replica.0);
-        born.slot.put(out);
-        put_entry_id(out, birth.base);
-        put_membership(out, &birth.membership);
-        put_varint(out, birth.descriptor.len() as u64);
-        out.extend_from_slice(&birth.descriptor);
-        self.births.push(born);
+        match &fate {
+            Fate::Born(born) => put_birth(out, born),
+            Fate::Installed(installed) => put_install(out, installed),
+            Fate::Buried(tombstone) => put_tombstone(out, tombstone),
+        }
+        let number = self.next_op();
+        self.changes.push(Change::Fate(number, Box::new(fate)));
+    }
+
+    fn next_op(&mut self) -> u32 {
+        self.ops += 1;
+        self.ops - 1
     }
 
     /// Appends what fits of a write, from its `from`th entry on, into a record of at most `bytes_max` bytes, and
@@ -138,14 +182,15 @@ impl Record {
                 memberships.push((entry.id.index, membership.clone()));
             }
         }
-        self.writes.push(PlacedWrite {
+        self.next_op();
+        self.changes.push(Change::Write(PlacedWrite {
             group: write.group,
             replica: write.replica,
             hard_state,
             commit,
             entries: first..self.entries.len(),
             memberships,
-        });
+        }));
         Some(taken)
     }
 
@@ -238,10 +283,60 @@ fn entry_bytes_bound(entry: &Entry) -> usize {
         }
 }
 
-/// An upper bound of what a birth takes in a record.
-pub(crate) fn birth_bytes_bound(birth: &Birth) -> usize {
-    const PER_REPLICA: usize = 64;
-    OP_BYTES_MAX + birth.membership.nodes.len() * PER_REPLICA + birth.descriptor.len()
+fn put_birth(out: &mut Vec<u8>, born: &Born) {
+    let birth = &born.birth;
+    out.push(OP_BIRTH);
+    put_varint(out, birth.group.0);
+    put_varint(out, birth.replica.0);
+    born.places.put(out);
+    put_entry_id(out, birth.base);
+    put_membership(out, &birth.membership);
+    put_bytes(out, &birth.descriptor);
+    match birth.split {
+        None => out.push(0),
+        Some(split) => {
+            out.push(1);
+            put_varint(out, split.parent.0);
+            put_varint(out, split.at.0);
+            put_hard_state(out, split.hard_state);
+        }
+    }
+}
+
+fn put_install(out: &mut Vec<u8>, installed: &Installed) {
+    let install = &installed.install;
+    out.push(OP_INSTALL);
+    put_varint(out, install.group.0);
+    put_varint(out, install.replica.0);
+    installed.places.put(out);
+    put_entry_id(out, install.snapshot);
+    put_hard_state(out, install.hard_state);
+    put_membership(out, &install.membership);
+    put_bytes(out, &install.descriptor);
+}
+
+fn put_tombstone(out: &mut Vec<u8>, tombstone: &Tombstone) {
+    out.push(OP_TOMBSTONE);
+    put_varint(out, tombstone.group.0);
+    put_varint(out, tombstone.lowest.0);
+}
+
+impl Fate {
+    /// An upper bound of what it takes in a record.
+    pub(crate) fn bytes_bound(&self) -> usize {
+        const PER_REPLICA: usize = 64;
+        OP_BYTES_MAX
+            + match self {
+                Fate::Born(Born { birth, places }) => {
+                    places.bytes_bound() + birth.membership.nodes.len() * PER_REPLICA + birth.descriptor.len()
+                }
+                Fate::Installed(Installed { install, places, .. }) => {
+                    let members = install.membership.nodes.len();
+                    places.bytes_bound() + members * PER_REPLICA + install.descriptor.len()
+                }
+                Fate::Buried(_) => 0,
+            }
+    }
 }
 
 /// What stands before a record's payload.
@@ -310,7 +405,7 @@ fn salted(salt: u64, bytes: &[u8]) -> u32 {
 /// One op of a payload.
 #[derive(Debug)]
 pub(crate) enum Op<'a> {
-    Birth(Born),
+    Fate(Fate),
     Write(ParsedWrite<'a>),
 }
 
@@ -331,8 +426,10 @@ pub(crate) fn parse(payload: &[u8]) -> Result<Vec<Op<'_>>, Malformed> {
     let mut ops = Vec::new();
     while !reader.is_empty() {
         ops.push(match reader.byte()? {
-            OP_BIRTH => Op::Birth(parse_birth(&mut reader)?),
+            OP_BIRTH => Op::Fate(Fate::Born(parse_birth(&mut reader)?)),
             OP_WRITE => Op::Write(parse_write(&mut reader)?),
+            OP_INSTALL => Op::Fate(Fate::Installed(parse_install(&mut reader)?)),
+            OP_TOMBSTONE => Op::Fate(Fate::Buried(parse_tombstone(&mut reader)?)),
             _ => return Err(Malformed("an op of an unknown kind")),
         });
     }
@@ -342,19 +439,57 @@ pub(crate) fn parse(payload: &[u8]) -> Result<Vec<Op<'_>>, Malformed> {
 fn parse_birth(reader: &mut Reader<'_>) -> Result<Born, Malformed> {
     let group = GroupId(reader.varint()?);
     let replica = ReplicaId(reader.varint()?);
-    let slot = Slot::read(reader)?;
-    let base = reader.entry_id()?;
-    let membership = reader.membership()?;
-    let descriptor = reader.count()?;
-    let descriptor = bytes::Bytes::copy_from_slice(reader.take(descriptor)?);
+    let places = Arc::new(Places::read(reader)?);
     let birth = Birth {
         group,
         replica,
-        membership,
-        base,
-        descriptor,
+        base: reader.entry_id()?,
+        membership: reader.membership()?,
+        descriptor: reader.bytes()?,
+        split: parse_split(reader)?,
     };
-    Ok(Born { birth, slot })
+    Ok(Born { birth, places })
+}
+
+fn parse_split(reader: &mut Reader<'_>) -> Result<Option<Split>, Malformed> {
+    match reader.byte()? {
+        0 => Ok(None),
+        1 => Ok(Some(Split {
+            parent: GroupId(reader.varint()?),
+            at: Index(reader.varint()?),
+            hard_state: reader.hard_state()?,
+        })),
+        _ => Err(Malformed("a parent that is neither absent nor present")),
+    }
+}
+
+/// Who asked for it, and under which name, was never stored.
+fn parse_install(reader: &mut Reader<'_>) -> Result<Installed, Malformed> {
+    let group = GroupId(reader.varint()?);
+    let replica = ReplicaId(reader.varint()?);
+    let places = Arc::new(Places::read(reader)?);
+    let install = Install {
+        group,
+        replica,
+        life: Life(0),
+        staging: StagingId(0),
+        snapshot: reader.entry_id()?,
+        hard_state: reader.hard_state()?,
+        membership: reader.membership()?,
+        descriptor: reader.bytes()?,
+    };
+    Ok(Installed {
+        install,
+        places,
+        worker: 0,
+    })
+}
+
+fn parse_tombstone(reader: &mut Reader<'_>) -> Result<Tombstone, Malformed> {
+    Ok(Tombstone {
+        group: GroupId(reader.varint()?),
+        lowest: ReplicaId(reader.varint()?),
+    })
 }
 
 fn parse_write<'a>(reader: &mut Reader<'a>) -> Result<ParsedWrite<'a>, Malformed> {

@@ -1,23 +1,27 @@
 //! Opening a node file: whose it is, what a crash left, what the groups were. Halts on what can not be a torn tail.
 
 use crate::checkpoint::put_identity;
-use crate::codec::{Malformed, read_entry};
+use crate::codec::{Malformed, Reader, read_entry};
 use crate::disk::Disk;
 use crate::engine::{Engine, Parts};
 use crate::error::OpenError;
-use crate::group_log::{GroupLog, LogIndex, Placed};
+use crate::group_log::{GroupLog, LogIndex, Placed, Row};
 use crate::header::{FORMAT, Header, Position, Remembered};
 use crate::limits::{BLOCK_BYTES, LOOKAHEAD_BYTES};
+use crate::lives::{Lives, is_known, is_progress};
 use crate::memory::Memory;
 use crate::node_file::{Found, NodeFile, RedbPart, check_identity, io_error};
 use crate::options::{Identity, Options};
-use crate::record::{HEADER_BYTES, Op, ParsedWrite, RecordHeader, parse};
+use crate::record::{Born, Fate, HEADER_BYTES, Installed, Op, OpId, ParsedWrite, RecordHeader, parse};
 use crate::ring::Ring;
+use crate::span::Piece;
 use crate::store::worker_of;
 use crate::tables::{
-    Base, Broken, CHUNKS, COLD, DATA, GROUPS, IDENTITY, IDENTITY_KEY, split_cold_key, unseal,
+    Base, Broken, CHUNKS, COLD, DATA, GROUPS, IDENTITY, IDENTITY_KEY, TOMBSTONES, split_cold_key, unseal,
 };
-use multiraft::{Entry, GroupId, Index, Payload, Restored, RestoredGroup};
+use multiraft::{
+    Entry, GroupId, Index, Install, Payload, ReplicaId, Restored, RestoredGroup, Split, Tombstone,
+};
 use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
@@ -46,7 +50,9 @@ pub(crate) fn recover(
     scan.load(&transaction)?;
     scan.run()?;
     let memories = open_memories(&transaction, &scan.groups, options.workers)?;
-    let (index, ring, groups) = scan.finish()?;
+    let rows = std::mem::take(&mut scan.rows);
+    let (mut index, ring, groups) = scan.finish()?;
+    index.find_dead(&transaction, &rows).map_err(open_error)?;
     let engine = Engine::new(Parts {
         incarnation: header.incarnation,
         salt: header.salt,
@@ -90,6 +96,7 @@ fn create_tables(
         let mut transaction = database.begin_write()?;
         transaction.set_quick_repair(true);
         transaction.open_table(GROUPS)?;
+        transaction.open_table(TOMBSTONES)?;
         transaction.open_table(COLD)?;
         transaction.open_table(DATA)?;
         transaction.open_table(CHUNKS)?;
@@ -197,11 +204,21 @@ fn open_memories(
         .iter_mut()
         .for_each(|memory| memory.base = Some(Arc::clone(&base)));
     for (group, found) in groups {
-        memories[worker_of(*group, workers)]
-            .slots
-            .insert(*group, found.log.slot);
+        let places = Arc::clone(&found.log.places);
+        memories[worker_of(elder(groups, *group), workers)]
+            .places
+            .insert(*group, places);
     }
     Ok(memories)
+}
+
+/// The group that must be replayed before this one; itself, if none.
+fn elder(groups: &BTreeMap<GroupId, FoundGroup>, group: GroupId) -> GroupId {
+    let mut elder = group;
+    while let Some(parent) = groups.get(&elder).and_then(|found| found.log.parent) {
+        elder = parent;
+    }
+    elder
 }
 
 /// A group while it is put together.
@@ -223,6 +240,9 @@ struct Scan<'a> {
     at: Position,
     incarnation: u64,
     groups: BTreeMap<GroupId, FoundGroup>,
+    lives: Lives,
+    /// What the rows in redb map.
+    rows: Vec<Piece>,
 }
 
 /// A record as found in the ring.
@@ -250,20 +270,35 @@ impl<'a> Scan<'a> {
             at: tail,
             incarnation: 0,
             groups: BTreeMap::new(),
+            lives: Lives::default(),
+            rows: Vec::new(),
         }
     }
 
-    /// Starts from the rows and the cold entries.
+    /// Starts from the rows, the cold entries and the tombstones.
     fn load(&mut self, transaction: &ReadTransaction) -> Result<(), OpenError> {
         self.load_rows(transaction)
             .and_then(|()| self.load_cold(transaction))
+            .and_then(|()| self.load_tombstones(transaction))
             .map_err(open_error)
+    }
+
+    fn load_tombstones(&mut self, transaction: &ReadTransaction) -> Result<(), Broken> {
+        for row in transaction.open_table(TOMBSTONES)?.iter()? {
+            let (key, row) = row?;
+            let lowest = ReplicaId(Reader::new(unseal(key.value(), row.value())?).varint()?);
+            let group = GroupId(u64::from_be_bytes(*key.value()));
+            self.bury(Tombstone { group, lowest });
+        }
+        self.lives.unwritten.clear();
+        Ok(())
     }
 
     fn load_rows(&mut self, transaction: &ReadTransaction) -> Result<(), Broken> {
         for row in transaction.open_table(GROUPS)?.iter()? {
             let (key, row) = row?;
-            let log = GroupLog::decode_row(unseal(key.value(), row.value())?)?;
+            let log = Row::decode(unseal(key.value(), row.value())?)?.into_log();
+            self.rows.extend_from_slice(log.places.pieces());
             let found = FoundGroup {
                 log,
                 entries: VecDeque::new(),
@@ -384,35 +419,120 @@ impl<'a> Scan<'a> {
     }
 
     fn replay(&mut self, payload: &[u8], at: Position) -> Result<(), Malformed> {
-        for op in parse(payload)? {
+        for (number, op) in parse(payload)?.into_iter().enumerate() {
+            let id = OpId {
+                sequence: at.sequence,
+                number: u32::try_from(number).map_err(|_| Malformed("too many ops"))?,
+            };
             match op {
-                Op::Birth(born) => {
-                    let known = self.groups.get(&born.birth.group);
-                    // A birth is history once the group has a row, or was born again.
-                    if known.is_none_or(|found| found.log.replica < born.birth.replica) {
-                        let log = GroupLog::born(&born);
-                        self.groups.insert(
-                            born.birth.group,
-                            FoundGroup {
-                                log,
-                                entries: VecDeque::new(),
-                            },
-                        );
-                    }
-                }
-                Op::Write(write) => self.replay_write(&write, at)?,
+                Op::Fate(Fate::Born(born)) => self.replay_birth(&born, id)?,
+                Op::Fate(Fate::Installed(installed)) => self.replay_install(&installed, id)?,
+                Op::Fate(Fate::Buried(tombstone)) => self.bury(tombstone),
+                Op::Write(write) => self.replay_write(&write, at, id)?,
             }
         }
         Ok(())
     }
 
-    fn replay_write(&mut self, write: &ParsedWrite<'_>, at: Position) -> Result<(), Malformed> {
+    /// A birth is history once the group has a row, or was born again; and a tombstone may forbid it.
+    fn replay_birth(&mut self, born: &Born, id: OpId) -> Result<(), Malformed> {
+        let birth = &born.birth;
+        if self.lives.is_forbidden(birth.group, birth.replica) {
+            return Ok(());
+        }
+        if let Some(known) = self.groups.get_mut(&birth.group)
+            && is_known(&known.log, birth)
+        {
+            if let Some(split) = birth.split.filter(|_| known.log.replica == birth.replica) {
+                known.log.keep_promises(split.hard_state);
+            }
+            return Ok(());
+        }
+        if let Some(split) = birth.split {
+            self.mark_parent(split)?;
+        }
+        let mut log = GroupLog::born(born, id);
+        if let Some(before) = self.groups.remove(&birth.group) {
+            log.succeed(&before.log);
+            self.lives.discard(birth.group, &before.log);
+        }
+        let entries = VecDeque::new();
+        self.groups.insert(birth.group, FoundGroup { log, entries });
+        Ok(())
+    }
+
+    /// The parent is replayed past the split: its child's state comes from there.
+    fn mark_parent(&mut self, split: Split) -> Result<(), Malformed> {
+        let parent = self
+            .groups
+            .get_mut(&split.parent)
+            .ok_or(Malformed("a birth without the parent that it needs"))?;
+        parent.log.mark(None, split.at);
+        Ok(())
+    }
+
+    fn replay_install(&mut self, installed: &Installed, id: OpId) -> Result<(), Malformed> {
+        let Install {
+            group,
+            replica,
+            snapshot,
+            ..
+        } = installed.install;
+        let Some(found) = self.live(group, replica)? else {
+            return Ok(());
+        };
+        match id.cmp(&found.log.began) {
+            std::cmp::Ordering::Less => {}
+            // The row tells what became of it. What was replayed so far belongs to the log before.
+            std::cmp::Ordering::Equal => {
+                found.log.forget_entries();
+                found.entries.clear();
+                found.log.mark(Some(installed.install.hard_state), snapshot.index);
+            }
+            std::cmp::Ordering::Greater if is_progress(&found.log, snapshot) => {
+                let log = GroupLog::installed(installed, id, &found.log);
+                let before = std::mem::replace(&mut found.log, log);
+                found.entries.clear();
+                self.lives.discard(group, &before);
+            }
+            std::cmp::Ordering::Greater => {}
+        }
+        Ok(())
+    }
+
+    fn bury(&mut self, tombstone: Tombstone) {
+        let Tombstone { group, lowest } = tombstone;
+        let is_news = self.lives.bury(tombstone);
+        let is_below = |found: &FoundGroup| found.log.replica < lowest;
+        if is_news && self.groups.get(&group).is_some_and(is_below) {
+            let found = self.groups.remove(&group).expect("just seen");
+            self.lives.discard(group, &found.log);
+        }
+    }
+
+    /// The replica that an op speaks of. `None`: it is gone, the op is history.
+    fn live(&mut self, group: GroupId, replica: ReplicaId) -> Result<Option<&mut FoundGroup>, Malformed> {
+        if self.lives.is_forbidden(group, replica) {
+            return Ok(None);
+        }
         let found = self
             .groups
-            .get_mut(&write.group)
-            .ok_or(Malformed("a write of a group that was not born"))?;
-        if write.replica < found.log.replica {
+            .get_mut(&group)
+            .ok_or(Malformed("an op of a group that was not born"))?;
+        match replica.cmp(&found.log.replica) {
+            std::cmp::Ordering::Less => Ok(None),
+            std::cmp::Ordering::Equal => Ok(Some(found)),
+            std::cmp::Ordering::Greater => Err(Malformed("an op of a replica that was not born")),
+        }
+    }
+
+    fn replay_write(&mut self, write: &ParsedWrite<'_>, at: Position, id: OpId) -> Result<(), Malformed> {
+        let reflected = self.reflected;
+        let Some(found) = self.live(write.group, write.replica)? else {
             return Ok(());
+        };
+        if id < found.log.began {
+            return Ok(()); // of the log that an install or a birth replaced
         }
         found.log.mark(write.hard_state, write.commit);
         let Some((first, _, _)) = write.entries.first() else {
@@ -420,7 +540,7 @@ impl<'a> Scan<'a> {
         };
         let from = (*first).max(found.log.truncated.index.next());
         if from > found.log.last().next() {
-            return match at.sequence < self.reflected {
+            return match at.sequence < reflected {
                 true => Ok(()),
                 false => Err(Malformed("entries are missing in a group's log")),
             };
@@ -443,6 +563,7 @@ impl<'a> Scan<'a> {
             durable: self.at,
             captured: self.tail,
             releases: 0,
+            lives: self.lives,
         };
         let mut restored = Vec::with_capacity(self.groups.len());
         for (group, mut found) in self.groups {
@@ -498,6 +619,7 @@ impl FoundGroup {
                 checkpointed: log.applied.index,
             },
             descriptor: log.descriptor.clone(),
+            after: log.parent,
         })
     }
 }

@@ -6,6 +6,8 @@ use crate::codec::{Malformed, Reader, put_varint};
 /// Bytes of a slot in front of every stored key.
 pub(crate) const SLOT_BYTES: usize = 12;
 
+const SHORT: Malformed = Malformed("a stored key shorter than its slot");
+
 /// Names one key space.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Slot {
@@ -32,6 +34,21 @@ impl Slot {
             .checked_add(1)
             .expect("slots are counted from 0 in each incarnation");
         Slot { counter, ..self }.key(&[])
+    }
+
+    /// The slot of a stored key.
+    pub(crate) fn of(stored_key: &[u8]) -> Result<Slot, Malformed> {
+        let (incarnation, rest) = stored_key.split_first_chunk().ok_or(SHORT)?;
+        let (counter, _) = rest.split_first_chunk().ok_or(SHORT)?;
+        Ok(Slot {
+            incarnation: u64::from_be_bytes(*incarnation),
+            counter: u32::from_be_bytes(*counter),
+        })
+    }
+
+    /// The user key of a stored key.
+    pub(crate) fn user_key(stored_key: &[u8]) -> Result<&[u8], Malformed> {
+        stored_key.get(SLOT_BYTES..).ok_or(SHORT)
     }
 
     pub(crate) fn put(self, out: &mut Vec<u8>) {

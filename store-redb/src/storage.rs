@@ -1,7 +1,7 @@
 //! One worker's handle to the log: the `RaftStorage` that its turns write to.
 
 use crate::engine::{Engine, lock};
-use multiraft::{CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, RaftStorage, Room};
+use multiraft::{CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, RaftStorage, ReplicaId, Room};
 use std::sync::Arc;
 
 /// One worker's log. Everything it is told is queued for the store's threads. A submit after the store began to stop
@@ -44,5 +44,13 @@ impl RaftStorage for WorkerStorage {
 
     fn room(&self) -> Room {
         self.engine.room()
+    }
+
+    fn may_bear(&self, group: GroupId, replica: ReplicaId) -> bool {
+        !lock(&self.engine.index).lives.is_forbidden(group, replica)
+    }
+
+    fn is_settled(&self, group: GroupId) -> bool {
+        lock(&self.engine.index).is_settled(group)
     }
 }

@@ -4,10 +4,12 @@ use crate::committer::Committed;
 use crate::disk::{Disk, FileDisk};
 use crate::engine::{Engine, lock};
 use crate::error::OpenError;
+use crate::install::Staging;
 use crate::node_file::io_error;
 use crate::options::{Identity, Options};
 use crate::record::RECORD_OVERHEAD_MAX;
 use crate::recover::recover;
+use crate::snapshot::{NoSnapshot, Snapshot};
 use crate::state::WorkerState;
 use crate::storage::WorkerStorage;
 use multiraft::{CompletionSink, GroupId, RestoredGroup};
@@ -149,6 +151,21 @@ impl Store {
     /// Answers the oldest fetch that can be answered. False: there is none.
     pub fn fetch_once(&self) -> bool {
         self.engine.fetch_once()
+    }
+
+    /// Writes staged rows and deletes a slice of what no group maps any more. False: there is nothing to do.
+    pub fn tidy_once(&self) -> bool {
+        self.engine.tidy_once()
+    }
+
+    /// Begins to stage a snapshot that arrives. `None`: too many are being staged already.
+    pub fn stage(&self) -> Option<Staging> {
+        Staging::begin(Arc::clone(&self.engine))
+    }
+
+    /// Begins to read a group's state as of its last durable checkpoint.
+    pub fn snapshot(&self, group: GroupId) -> Result<Snapshot, NoSnapshot> {
+        Snapshot::begin(&self.engine, group)
     }
 
     /// Asks for a checkpoint now, whatever the limits say.

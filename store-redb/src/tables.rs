@@ -5,7 +5,7 @@ use crate::codec::{Malformed, Reader, pair_checksum, put_varint};
 use crate::limits::{CHUNK_BYTES_MIN, CHUNK_ROW_BYTES, INLINE_BYTES_MAX};
 use bytes::Bytes;
 use multiraft::{GroupId, Index};
-use redb::{ReadOnlyTable, ReadTransaction, Table, TableDefinition};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition};
 
 /// One row: whose file this is; see `header::Remembered`.
 pub(crate) const IDENTITY: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("identity");
@@ -17,6 +17,9 @@ pub(crate) const GROUPS: TableDefinition<'_, &[u8; 8], &[u8]> = TableDefinition:
 
 /// (group id, index), big endian -> an entry that outlived its place in the ring.
 pub(crate) const COLD: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("cold");
+
+/// Group id, big endian -> the lowest replica id that may still be born here, as a varint.
+pub(crate) const TOMBSTONES: TableDefinition<'_, &[u8; 8], &[u8]> = TableDefinition::new("tombstones");
 
 /// (slot, user key) -> a value, or the number of its chunks.
 pub(crate) const DATA: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("data");
@@ -178,6 +181,21 @@ impl DataWriter<'_> {
             self.chunks.remove(chunk_key(key, number).as_slice())?;
         }
         Ok(())
+    }
+
+    /// The first stored keys of a range.
+    pub(crate) fn some_keys(&self, lower: &[u8], upper: &[u8], most: usize) -> Result<Vec<Vec<u8>>, Broken> {
+        let rows = self.data.range(lower..upper)?.take(most);
+        rows.map(|row| Ok(row?.0.value().to_vec())).collect()
+    }
+
+    /// Removes the value under a stored key; returns the number of its chunks.
+    pub(crate) fn delete(&mut self, key: &[u8]) -> Result<usize, Broken> {
+        let chunks = self.remove_row(key)?;
+        for number in 0..chunks {
+            self.chunks.remove(chunk_key(key, number).as_slice())?;
+        }
+        Ok(chunks as usize)
     }
 
     fn remove_row(&mut self, key: &[u8]) -> Result<u32, Broken> {

@@ -40,6 +40,7 @@ fn start(network: &MemNetwork, node: u64, workers: usize, groups: u64) -> Host {
             replica: replica(group, node),
             membership: Membership::of_voters((1..=NODES).map(|node| (replica(group, node), NodeId(node)))),
             base: EntryId::ZERO,
+            split: None,
             descriptor: Bytes::new(),
         }));
     }

@@ -88,6 +88,7 @@ fn a_drain_takes_everything_by_class() {
         replica: ReplicaId(2),
         membership: Membership::default(),
         base: EntryId::ZERO,
+        split: None,
         descriptor: Bytes::new(),
     };
     let birth = Event::Control(Control::Create(birth));

@@ -320,6 +320,7 @@ fn founding<H: MachineHarness>(harness: &H, groups: &[GroupId]) -> LogBatch {
         replica: replica(*group),
         membership: membership(*group),
         base: EntryId::ZERO,
+        split: None,
         descriptor: harness.descriptor(*group),
     });
     let writes = groups.iter().map(|group| GroupWrite {
@@ -338,7 +339,7 @@ fn founding<H: MachineHarness>(harness: &H, groups: &[GroupId]) -> LogBatch {
         id: BatchId(1),
         births: births.collect(),
         writes: writes.collect(),
-        then_send: Vec::new(),
+        ..LogBatch::default()
     }
 }
 

@@ -4,8 +4,8 @@
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::room::Room;
 use crate::storage::{
-    Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, LogBatch, RaftStorage,
-    RestoredGroup,
+    Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, Install, LogBatch,
+    RaftStorage, RestoredGroup, StagingId, Tombstone,
 };
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, Life, Membership, Payload, ReplicaId};
 use bytes::Bytes;
@@ -45,6 +45,9 @@ impl MemDisk {
             logs: BTreeMap::new(),
             rows: BTreeMap::new(),
             states: BTreeMap::new(),
+            tombstones: BTreeMap::new(),
+            staged: BTreeMap::new(),
+            stagings: 0,
             queue: VecDeque::new(),
             fetches: VecDeque::new(),
             cut: None,
@@ -87,8 +90,10 @@ impl MemDisk {
     pub fn sync_one(&self) -> bool {
         let done = self.lock().sync_one();
         let found = done.is_some();
-        if let Some((sink, completion)) = done {
-            sink.complete(completion); // outside the lock: the sink may lead back here
+        if let Some((sink, completions)) = done {
+            for completion in completions {
+                sink.complete(completion); // outside the lock: the sink may lead back here
+            }
         }
         found
     }
@@ -141,7 +146,17 @@ impl MemDisk {
         disk.queue.clear();
         disk.fetches.clear();
         disk.sinks.clear();
+        disk.staged.clear();
         disk.cut = None;
+    }
+
+    /// Takes a snapshot's state, durably, for an install to name.
+    pub fn stage_snapshot(&self, state: Bytes) -> StagingId {
+        let mut disk = self.lock();
+        disk.stagings += 1;
+        let staging = StagingId(disk.stagings);
+        disk.staged.insert(staging, state);
+        staging
     }
 
     /// The state machine's part of a checkpoint: the group's state as frozen for `cut`.
@@ -176,6 +191,7 @@ impl RaftStorage for MemStorage {
     fn submit(&mut self, batch: LogBatch) {
         let at_once = {
             let mut disk = self.disk.lock();
+            disk.check_settled(&batch);
             disk.queue.push_back((self.worker, batch));
             disk.mode == SyncMode::AtOnce
         };
@@ -233,6 +249,14 @@ impl RaftStorage for MemStorage {
     fn room(&self) -> Room {
         self.disk.lock().room
     }
+
+    fn may_bear(&self, group: GroupId, replica: ReplicaId) -> bool {
+        !self.disk.lock().is_forbidden(group, replica)
+    }
+
+    fn is_settled(&self, group: GroupId) -> bool {
+        self.disk.lock().is_settled(group)
+    }
 }
 
 struct Disk {
@@ -242,7 +266,11 @@ struct Disk {
     logs: BTreeMap<GroupId, Log>,
     rows: BTreeMap<GroupId, GroupRow>,
     states: BTreeMap<GroupId, Bytes>,
+    /// The lowest replica ids that may still be born.
+    tombstones: BTreeMap<GroupId, ReplicaId>,
     /// What it takes: the rest.
+    staged: BTreeMap<StagingId, Bytes>,
+    stagings: u64,
     queue: VecDeque<(usize, LogBatch)>,
     fetches: VecDeque<(usize, FetchRequest)>,
     cut: Option<Cut>,
@@ -269,7 +297,7 @@ impl Cut {
     }
 }
 
-type Done = (Arc<dyn CompletionSink>, Completion);
+type Done = (Arc<dyn CompletionSink>, Vec<Completion>);
 type Told = (Arc<dyn CompletionSink>, Vec<(GroupId, Life, Index)>);
 
 impl Disk {
@@ -278,25 +306,112 @@ impl Disk {
             return Some((Arc::clone(&self.sinks[worker]), self.write(batch)));
         }
         let (worker, request) = self.fetches.pop_front()?;
-        Some((Arc::clone(&self.sinks[worker]), self.read(request)))
+        Some((Arc::clone(&self.sinks[worker]), vec![self.read(request)]))
     }
 
-    fn write(&mut self, batch: LogBatch) -> Completion {
-        for birth in batch.births {
-            let before = self.logs.insert(birth.group, Log::new(birth));
-            assert!(before.is_none(), "a group is born twice");
+    /// A group whose child's state is made by its replay is neither replaced nor removed.
+    fn check_settled(&self, batch: &LogBatch) {
+        let installed = batch.installs.iter().map(|install| install.group);
+        let removed = batch.tombstones.iter().map(|tombstone| tombstone.group);
+        for group in installed.chain(removed) {
+            let bears = batch.births.iter().any(|birth| is_child(birth, group));
+            assert!(
+                self.is_settled(group) && !bears,
+                "a child of {group} needs its replay"
+            );
         }
+    }
+
+    fn is_settled(&self, group: GroupId) -> bool {
+        let mut waiting = self.queue.iter().flat_map(|(_, batch)| &batch.births);
+        let needs = |child: &GroupId, log: &Log| log.parent == Some(group) && !self.rows.contains_key(child);
+        !waiting.any(|birth| is_child(birth, group))
+            && !self.logs.iter().any(|(child, log)| needs(child, log))
+    }
+
+    fn bear(&mut self, birth: Birth) {
+        if self.is_forbidden(birth.group, birth.replica) {
+            return;
+        }
+        if let Some(split) = birth.split {
+            let parent = self.logs.get_mut(&split.parent).expect("a parent is there");
+            parent.commit = parent.commit.max(split.at);
+        }
+        let group = birth.group;
+        let mut born = Log::new(birth);
+        if let Some(before) = self.logs.get(&group) {
+            let is_newer = before.replica < born.replica || before.truncated < born.truncated;
+            assert!(is_newer, "{group} is born twice");
+            if before.hard_state.term > born.hard_state.term {
+                born.hard_state = before.hard_state;
+            }
+        }
+        self.logs.insert(group, born);
+        self.rows.remove(&group);
+        self.states.remove(&group);
+    }
+
+    fn is_forbidden(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.tombstones
+            .get(&group)
+            .is_some_and(|lowest| replica < *lowest)
+    }
+
+    fn install(&mut self, install: Install) -> Completion {
+        let Install { group, life, .. } = install;
+        let state = self.staged.remove(&install.staging);
+        let state = state.expect("a snapshot is staged before it is installed");
+        let log = self.logs.get_mut(&group).expect("a replica is born first");
+        assert_eq!(log.replica, install.replica, "{group}: another replica's install");
+        let applied = self.rows.get(&group).map_or(Index(0), |row| row.applied.index);
+        let is_installed = install.snapshot.index > log.commit.max(applied);
+        let staging = install.staging;
+        if is_installed {
+            self.rows.insert(group, log.install(install));
+            self.states.insert(group, state);
+        }
+        Completion::Installed {
+            group,
+            life,
+            staging,
+            is_installed,
+        }
+    }
+
+    fn bury(&mut self, tombstone: Tombstone) {
+        let Tombstone { group, lowest } = tombstone;
+        let known = self.tombstones.entry(group).or_insert(lowest);
+        *known = lowest.max(*known);
+        if self.logs.get(&group).is_some_and(|log| log.replica < lowest) {
+            self.logs.remove(&group);
+            self.rows.remove(&group);
+            self.states.remove(&group);
+        }
+    }
+
+    fn write(&mut self, batch: LogBatch) -> Vec<Completion> {
+        batch.births.into_iter().for_each(|birth| self.bear(birth));
+        let mut told: Vec<Completion> = batch
+            .installs
+            .into_iter()
+            .map(|install| self.install(install))
+            .collect();
         let mut writes = Vec::with_capacity(batch.writes.len());
         for write in batch.writes {
             writes.push((write.group, write.life, write.write));
             let log = self.logs.get_mut(&write.group).expect("writes follow a birth");
             log.write(write);
         }
-        Completion::Durable {
+        batch
+            .tombstones
+            .into_iter()
+            .for_each(|tombstone| self.bury(tombstone));
+        told.push(Completion::Durable {
             batch: batch.id,
             writes,
             then_send: batch.then_send,
-        }
+        });
+        told
     }
 
     fn read(&self, request: FetchRequest) -> Completion {
@@ -320,18 +435,39 @@ impl Disk {
             .iter()
             .map(|sink| (Arc::clone(sink), Vec::new()))
             .collect();
+        // What was replaced or removed since it was frozen stays so.
+        let is_current = |log: &&Log, row: &GroupRow| {
+            log.replica == row.replica && row.applied.index >= log.truncated.index
+        };
         for (worker, row) in cut.rows {
-            told[worker].1.push((row.group, row.life, row.applied.index));
-            self.rows.insert(row.group, row);
+            let group = row.group;
+            if self
+                .logs
+                .get(&group)
+                .filter(|log| is_current(log, &row))
+                .is_none()
+            {
+                continue;
+            }
+            told[worker].1.push((group, row.life, row.applied.index));
+            self.rows.insert(group, row);
+            if let Some(state) = cut.states.get(&group) {
+                self.states.insert(group, state.clone());
+            }
         }
-        self.states.extend(cut.states);
         told
     }
+}
+
+fn is_child(birth: &Birth, group: GroupId) -> bool {
+    birth.split.is_some_and(|split| split.parent == group)
 }
 
 /// One group's durable log.
 struct Log {
     replica: ReplicaId,
+    /// The group it was split off.
+    parent: Option<GroupId>,
     descriptor: Bytes,
     hard_state: HardState,
     truncated: EntryId,
@@ -343,17 +479,37 @@ struct Log {
 
 impl Log {
     fn new(birth: Birth) -> Log {
+        let fresh = HardState {
+            term: birth.base.term,
+            vote: None,
+        };
         Log {
             replica: birth.replica,
+            parent: birth.split.map(|split| split.parent),
             descriptor: birth.descriptor,
-            hard_state: HardState {
-                term: birth.base.term,
-                vote: None,
-            },
+            hard_state: birth.split.map_or(fresh, |split| split.hard_state),
             truncated: birth.base,
             membership: birth.membership,
             entries: VecDeque::new(),
             commit: birth.base.index,
+        }
+    }
+
+    /// Becomes what the snapshot says; the row that goes with it.
+    fn install(&mut self, install: Install) -> GroupRow {
+        self.hard_state = install.hard_state;
+        self.truncated = install.snapshot;
+        self.membership = install.membership.clone();
+        self.entries.clear();
+        self.commit = install.snapshot.index;
+        self.descriptor = install.descriptor.clone();
+        GroupRow {
+            group: install.group,
+            replica: install.replica,
+            life: install.life,
+            applied: install.snapshot,
+            membership: install.membership,
+            descriptor: install.descriptor,
         }
     }
 
@@ -435,6 +591,7 @@ impl Log {
                 checkpointed: applied,
             },
             descriptor: row.map_or(&self.descriptor, |row| &row.descriptor).clone(),
+            after: self.parent.filter(|_| row.is_none()),
         }
     }
 }

@@ -308,6 +308,7 @@ impl<'a, H: StorageHarness> Run<'a, H> {
             writes,
             births,
             then_send: vec![frame(self.batches)],
+            ..LogBatch::default()
         };
         self.storage().submit(batch);
     }
@@ -386,6 +387,7 @@ fn birth(group: GroupId) -> Birth {
         replica: ReplicaId(group.0 * 10),
         membership: membership(group),
         base: EntryId::ZERO,
+        split: None,
         descriptor: Bytes::from_static(b"range"),
     }
 }

@@ -293,6 +293,7 @@ fn birth(group: GroupId, node: usize) -> Birth {
         replica: replica(node as u64 + 1),
         membership: Membership::of_voters((1..=NODES as u64).map(|node| (replica(node), NodeId(node)))),
         base: EntryId::ZERO,
+        split: None,
         descriptor: Bytes::new(),
     }
 }

@@ -52,6 +52,7 @@ impl Placement {
                 replica: range.replica_on(node)?,
                 membership: range.membership(),
                 base: EntryId::ZERO,
+                split: None,
                 descriptor: range.encode(),
             })
         };

@@ -5,7 +5,7 @@ use crate::stages::Follower;
 use multiraft::host::{Intake, Observer};
 use multiraft::{
     Completion, CompletionSink, Counters, CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, NodeId,
-    RaftStorage, Room, Turn,
+    RaftStorage, ReplicaId, Room, Turn,
 };
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -48,6 +48,14 @@ impl RaftStorage for FollowedStorage {
 
     fn room(&self) -> Room {
         self.log.room()
+    }
+
+    fn may_bear(&self, group: GroupId, replica: ReplicaId) -> bool {
+        self.log.may_bear(group, replica)
+    }
+
+    fn is_settled(&self, group: GroupId) -> bool {
+        self.log.is_settled(group)
     }
 }
 

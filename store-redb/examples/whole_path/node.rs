@@ -114,6 +114,7 @@ impl Node {
             replica: ReplicaId(group + 1),
             membership: membership(group),
             base: EntryId::ZERO,
+            split: None,
             descriptor: Bytes::new(),
         });
         let births = births.collect();

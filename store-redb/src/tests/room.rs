@@ -70,7 +70,7 @@ impl Lone {
                 entries,
                 commit: Index(0),
             }],
-            then_send: Vec::new(),
+            ..LogBatch::default()
         });
     }
 

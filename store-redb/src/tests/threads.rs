@@ -76,7 +76,7 @@ impl Worker {
                 commit: Index(first - 1),
                 entries,
             }],
-            then_send: Vec::new(),
+            ..LogBatch::default()
         });
         self.in_flight.push_back(self.submitted);
     }
@@ -91,7 +91,7 @@ impl Worker {
                 rows.iter()
                     .for_each(|(group, _, index)| self.storage.truncate(*group, *index));
             }
-            Completion::Fetched { .. } => panic!("nothing was fetched"),
+            other => panic!("nothing like {other:?} was asked for"),
         }
         Some(())
     }

@@ -165,6 +165,7 @@ pub(super) fn birth(group: GroupId) -> Birth {
         replica: replica(group),
         membership: membership(group, 0),
         base: EntryId::ZERO,
+        split: None,
         descriptor: Bytes::from(format!("range of {group}")),
     }
 }
@@ -379,7 +380,7 @@ expected one of:
             match completion {
                 Completion::Checkpointed { rows } => self.truncate(worker, &rows),
                 Completion::Fetched { group, entries, .. } => self.check_fetched(group, &entries),
-                Completion::Durable { .. } => unreachable!("taken above"),
+                other => unreachable!("taken above, or never asked for: {other:?}"),
             }
         }
     }

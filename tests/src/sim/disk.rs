@@ -223,6 +223,7 @@ impl Contents {
             replica: log.replica,
             restored: log.restored(),
             descriptor: log.descriptor.clone(),
+            after: None,
         });
         (groups.collect(), self.machine.clone())
     }
@@ -408,6 +409,11 @@ fn completion(batch: &mut LogBatch) -> Completion {
 
 impl RaftStorage for Disk {
     fn submit(&mut self, batch: LogBatch) {
+        let only_writes = batch.installs.is_empty() && batch.tombstones.is_empty();
+        assert!(
+            only_writes,
+            "the workers of this world neither install nor remove"
+        );
         let mut contents = self.lock();
         contents.note(&batch);
         contents.pending.push_back(batch);
@@ -459,6 +465,16 @@ impl RaftStorage for Disk {
             true => Room::NONE,
             false => Room::UNBOUNDED,
         }
+    }
+
+    /// No group of this world is removed.
+    fn may_bear(&self, _group: GroupId, _replica: ReplicaId) -> bool {
+        true
+    }
+
+    /// No group of this world is split.
+    fn is_settled(&self, _group: GroupId) -> bool {
+        true
     }
 }
 

@@ -153,6 +153,7 @@ fn births_of(options: &Options, node: NodeId, worker: usize) -> Vec<Birth> {
                 replica: replica_of(group, node),
                 membership: Membership::of_voters(voters),
                 base: EntryId::ZERO,
+                split: None,
                 descriptor: Bytes::from(format!("range of {group}")),
             }
         })

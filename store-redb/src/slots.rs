@@ -1,0 +1,139 @@
+//! What no row maps is deleted, in bounded slices; what is staged is written. Both ride on checkpoints, or on
+//! transactions of the checkpointer's own between them. Also finds, at a start, what earlier runs left behind.
+
+use crate::engine::{Engine, lock};
+use crate::group_log::LogIndex;
+use crate::install::StagedRows;
+use crate::limits::DELETED_ROWS_MAX;
+use crate::slot::Slot;
+use crate::span::{Piece, Span};
+use crate::tables::{Broken, CHUNKS, DATA, DataWriter};
+use bytes::Bytes;
+use redb::{ReadTransaction, WriteTransaction};
+
+/// What a transaction of the checkpointer does beside its own business.
+#[derive(Debug, Default)]
+pub(crate) struct Chores {
+    staged: Vec<StagedRows>,
+    /// To be deleted; afterwards what is left of it.
+    dead: Vec<Piece>,
+}
+
+impl Chores {
+    fn is_empty(&self) -> bool {
+        self.staged.is_empty() && self.dead.is_empty()
+    }
+
+    /// Writes what is staged, then deletes a slice: a snapshot abandoned meanwhile is in both.
+    pub(crate) fn run(&mut self, writer: &mut DataWriter<'_>) -> Result<(), Broken> {
+        for piece in &self.staged {
+            for (key, value) in &piece.rows {
+                writer.write(&piece.slot.key(key), Some(value))?;
+            }
+        }
+        delete_slice(writer, &mut self.dead)
+    }
+}
+
+/// Deletes at most [`DELETED_ROWS_MAX`] rows and chunks of these pieces, and keeps what is left of them.
+fn delete_slice(writer: &mut DataWriter<'_>, pieces: &mut Vec<Piece>) -> Result<(), Broken> {
+    let mut budget = DELETED_ROWS_MAX;
+    while let Some(piece) = pieces.last_mut() {
+        let keys = writer.some_keys(
+            &piece.span.lower(piece.slot),
+            &piece.span.upper(piece.slot),
+            budget,
+        )?;
+        let Some(last) = keys.last() else {
+            pieces.pop();
+            continue;
+        };
+        piece.span.start = Bytes::copy_from_slice(Slot::user_key(last)?);
+        for key in &keys {
+            budget = budget.saturating_sub(1 + writer.delete(key)?);
+        }
+        if budget == 0 {
+            break;
+        }
+    }
+    Ok(())
+}
+
+impl Engine {
+    /// Writes staged rows and deletes a slice of what nobody maps. False: there is nothing to do.
+    pub(crate) fn tidy_once(&self) -> bool {
+        let mut chores = self.take_chores();
+        if chores.is_empty() {
+            return false;
+        }
+        let done = self.begin_write().and_then(|transaction| {
+            run_chores(&transaction, &mut chores)?;
+            Ok(transaction.commit()?)
+        });
+        if let Err(broken) = done {
+            self.broken("write a snapshot or delete an old one", broken);
+        }
+        self.read_newest(|memory, base| memory.base = Some(base));
+        self.finish_chores(chores);
+        true
+    }
+
+    pub(crate) fn take_chores(&self) -> Chores {
+        Chores {
+            staged: lock(&self.stagings).take_waiting(),
+            dead: std::mem::take(&mut lock(&self.index).lives.dead),
+        }
+    }
+
+    /// The chores are durable, and reads see them.
+    pub(crate) fn finish_chores(&self, chores: Chores) {
+        lock(&self.index).lives.dead.extend(chores.dead);
+        self.staged(&chores.staged);
+    }
+
+    /// True when a transaction of the checkpointer's own would have something to do.
+    pub(crate) fn has_chores(&self) -> bool {
+        lock(&self.stagings).is_waiting() || !lock(&self.index).lives.dead.is_empty()
+    }
+
+    /// The checkpointer looks for work.
+    pub(crate) fn wake_checkpointer(&self) {
+        drop(lock(&self.cuts));
+        self.cut_ready.notify_one();
+    }
+}
+
+fn run_chores(transaction: &WriteTransaction, chores: &mut Chores) -> Result<(), Broken> {
+    let mut writer = DataWriter {
+        data: transaction.open_table(DATA)?,
+        chunks: transaction.open_table(CHUNKS)?,
+    };
+    chores.run(&mut writer)
+}
+
+impl LogIndex {
+    /// At a start: what redb holds and nobody maps is dead; what only a row in redb still maps dies with the next
+    /// checkpoint, which replaces or removes that row.
+    pub(crate) fn find_dead(&mut self, transaction: &ReadTransaction, rows: &[Piece]) -> Result<(), Broken> {
+        let live: Vec<Piece> = self
+            .groups
+            .values()
+            .flat_map(|log| log.places.pieces().iter().cloned())
+            .collect();
+        self.lives.dying.extend(Piece::subtract(rows.to_vec(), &live));
+        let data = transaction.open_table(DATA)?;
+        let mut from = Vec::new();
+        while let Some(first) = data.range(from.as_slice()..)?.next() {
+            let slot = Slot::of(first?.0.value())?;
+            let span = Span::whole();
+            for piece in Piece::subtract(vec![Piece { span, slot }], live.iter().chain(rows)) {
+                let (lower, upper) = (piece.span.lower(slot), piece.span.upper(slot));
+                if data.range(lower.as_slice()..upper.as_slice())?.next().is_some() {
+                    self.lives.dead.push(piece);
+                }
+            }
+            from = slot.end();
+        }
+        Ok(())
+    }
+}
