@@ -173,6 +173,12 @@ impl Store {
         self.engine.want_cut();
     }
 
+    /// For tests that look inside.
+    #[cfg(test)]
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// Worker w's log. To be taken once per worker.
     pub fn storage(&self, worker: usize) -> WorkerStorage {
         assert!(

@@ -3,6 +3,8 @@
 mod conformance;
 mod crash;
 mod files;
+mod lives;
+mod node;
 mod reads;
 mod room;
 mod threads;
