@@ -6,7 +6,7 @@ use crate::codec::put_varint;
 use crate::engine::{Engine, lock};
 use crate::group_log::{LogIndex, Placed};
 use crate::header::{Position, Remembered};
-use crate::limits::CUT_SHARE;
+use crate::limits::{CUT_SHARE, SPACE_INTERVAL};
 use crate::memory::{Frozen, Memory};
 use crate::slot::Slot;
 use crate::slots::Chores;
@@ -99,7 +99,7 @@ impl Engine {
 
     fn is_cut_due(&self) -> bool {
         let log_bytes = self.log_bytes_since_cut.load(Ordering::Relaxed);
-        self.active_bytes() >= self.options.memtable_bytes
+        self.active_bytes() >= self.memtable_limit()
             || log_bytes >= self.options.ring_bytes / CUT_SHARE
             || self.is_ring_crowded()
     }
@@ -129,6 +129,10 @@ impl Engine {
 
     /// Writes the checkpoint for which all workers froze. False: there is none.
     pub(crate) fn checkpoint_once(&self) -> bool {
+        let is_ready = lock(&self.cuts).is_ready();
+        if !is_ready || !self.may_checkpoint(&self.frozen()) {
+            return false;
+        }
         let Some(mut rows) = lock(&self.cuts).take_ready() else {
             return false;
         };
@@ -155,6 +159,7 @@ impl Engine {
                 .collect();
             self.complete(worker, Completion::Checkpointed { rows });
         }
+        self.look_at_space();
         if lock(&self.cuts).finish(self.options.workers) {
             self.wake_workers(None);
         }
@@ -282,24 +287,32 @@ impl Engine {
     /// The checkpoint thread.
     pub(crate) fn checkpoint_until_stopped(&self) {
         loop {
+            self.space.is_blocked.store(false, Ordering::Relaxed);
             while self.checkpoint_once() || (!self.is_stopping() && self.tidy_once()) {}
+            self.look_at_space();
+            let cuts = lock(&self.cuts);
             if self.is_stopping() {
                 return;
             }
-            let mut cuts = lock(&self.cuts);
-            while !cuts.is_ready() && !self.has_chores() {
-                if self.is_stopping() {
-                    return;
+            let is_blocked = self.space.is_blocked.load(Ordering::Relaxed);
+            if is_blocked || (!cuts.is_ready() && !self.has_chores()) {
+                let waited = self.cut_ready.wait_timeout(cuts, SPACE_INTERVAL);
+                let (cuts, waited) = waited.unwrap_or_else(PoisonError::into_inner);
+                drop(cuts);
+                if waited.timed_out() {
+                    self.hurry_checkpoint();
                 }
-                cuts = self.cut_ready.wait(cuts).unwrap_or_else(PoisonError::into_inner);
             }
         }
     }
 
     /// After the workers and the threads ended: writes everything out and empties the ring. False: some group's
-    /// state machine did not say up to where its state goes, or a split is younger than its groups' rows, so the log
-    /// has to stay.
+    /// state machine did not say up to where its state goes, a split is younger than its groups' rows, or there is no
+    /// disk space: the log has to stay.
     pub(crate) fn final_checkpoint(&self) -> bool {
+        if !self.may_close() {
+            return false;
+        }
         let cut = self.begin_final_cut();
         for worker in 0..self.options.workers {
             let mut memory = self.memory(worker);

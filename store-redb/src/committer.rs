@@ -195,9 +195,10 @@ impl Engine {
     /// Room for a record in the ring, or how many releases were seen when there was none.
     fn place(&self, bytes: usize) -> Result<u64, u64> {
         let length = ring_bytes(bytes);
+        let may_grow = self.may_fill();
         loop {
             let mut state = lock(&self.ring);
-            match state.ring.place(length) {
+            match state.ring.place(length, may_grow) {
                 Place::At(offset) => {
                     if state.ring.grows_soon(self.options.segment_bytes) {
                         self.ring_changed.notify_all();

@@ -1,15 +1,18 @@
 //! The seam between this crate and a medium: positioned reads and writes, and what makes them durable.
 //! `FileDisk` is a file; `sim_disk` loses what was not synced. No layout is known here.
 
-use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate};
+use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatvfs};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// The unit in which the system counts a file's blocks.
+const STAT_BLOCK_BYTES: u64 = 512;
 
 /// One sparse file. All methods may be called from several threads at once.
 pub trait Disk: fmt::Debug + Send + Sync + 'static {
@@ -27,8 +30,33 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn clear(&self, range: Range<u64>) -> io::Result<()>;
     /// Makes everything written before durable.
     fn sync(&self) -> io::Result<()>;
+    /// What the medium has free, and what the file takes of it.
+    fn space(&self) -> io::Result<DiskSpace> {
+        Ok(DiskSpace::UNKNOWN)
+    }
+    /// Makes sure that writes to the range find space; the file becomes long enough to hold it.
+    fn allocate(&self, _range: Range<u64>) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// The range will not be read soon: the system may drop it from its cache. A hint.
     fn forget(&self, _range: Range<u64>) {}
+}
+
+/// Space on a medium, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DiskSpace {
+    /// What may still be written where nothing was.
+    pub free: u64,
+    /// What the file takes.
+    pub used: u64,
+}
+
+impl DiskSpace {
+    /// A medium that does not say; it is taken for endless.
+    pub const UNKNOWN: DiskSpace = DiskSpace {
+        free: u64::MAX,
+        used: 0,
+    };
 }
 
 /// A disk that is a file of the operating system.
@@ -106,6 +134,24 @@ impl Disk for FileDisk {
 
     fn sync(&self) -> io::Result<()> {
         self.file.sync_data()
+    }
+
+    fn space(&self) -> io::Result<DiskSpace> {
+        let system = fstatvfs(&self.file)?;
+        Ok(DiskSpace {
+            free: system.f_bavail.saturating_mul(system.f_frsize),
+            used: self.file.metadata()?.blocks() * STAT_BLOCK_BYTES,
+        })
+    }
+
+    fn allocate(&self, range: Range<u64>) -> io::Result<()> {
+        let length = range.end.saturating_sub(range.start);
+        Ok(fallocate(
+            &self.file,
+            FallocateFlags::empty(),
+            range.start,
+            length,
+        )?)
     }
 
     fn forget(&self, range: Range<u64>) {

@@ -14,6 +14,7 @@ use crate::options::Options;
 use crate::ring::Ring;
 use crate::slot::Slot;
 use crate::snapshot::Readers;
+use crate::space::Watch;
 use crate::tables::Broken;
 use multiraft::{Completion, CompletionSink};
 use redb::Database;
@@ -101,6 +102,7 @@ pub(crate) struct Engine {
     /// Log bytes since the last checkpoint looked at the log.
     pub(crate) log_bytes_since_cut: AtomicU64,
     pub(crate) counters: Counters,
+    pub(crate) space: Watch,
 }
 
 /// What recovery hands to a new engine.
@@ -148,6 +150,7 @@ impl Engine {
             frozen_bytes: AtomicU64::new(0),
             log_bytes_since_cut: AtomicU64::new(used),
             counters: Counters::default(),
+            space: Watch::default(),
             options: parts.options,
         }
     }
@@ -268,7 +271,7 @@ mod tests {
             sequence: 2,
         };
         assert_eq!(
-            (state.ring.place(4), state.ring.place(4)),
+            (state.ring.place(4, true), state.ring.place(4, true)),
             (Place::At(0), Place::At(4))
         );
         state.release(Position {
@@ -276,7 +279,7 @@ mod tests {
             sequence: 1,
         });
         assert_eq!(
-            state.ring.place(2),
+            state.ring.place(2, true),
             Place::At(0),
             "the next lap begins before this one is given back"
         );

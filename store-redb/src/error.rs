@@ -87,6 +87,17 @@ pub enum OpenError {
     /// The sizes asked for make no sense.
     #[error("the sizes of the node file are not possible: {0}")]
     Options(&'static str),
+    /// The disk is too full for the log.
+    #[error(
+        "the log needs {needed} bytes of disk space, {free} are free; free some, or use a smaller ring \
+             (storage.ring_bytes)"
+    )]
+    NoSpace {
+        /// Bytes of the ring that must be written before anything else can be.
+        needed: u64,
+        /// Bytes free.
+        free: u64,
+    },
     /// The operating system refused.
     #[error("{action}: {source}")]
     Io {
@@ -107,7 +118,7 @@ impl OpenError {
             OpenError::NewerFormat { .. } => ExitReason::NewerFormat.code(),
             OpenError::Corrupt(_) => ExitReason::Corrupt.code(),
             OpenError::Options(_) => CONFIGURATION_CODE,
-            OpenError::Io { .. } => ExitReason::WriteFailed.code(),
+            OpenError::NoSpace { .. } | OpenError::Io { .. } => ExitReason::WriteFailed.code(),
         }
     }
 }

@@ -25,6 +25,7 @@ mod sim_disk;
 mod slot;
 mod slots;
 mod snapshot;
+mod space;
 mod span;
 mod state;
 mod storage;
@@ -33,10 +34,10 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use disk::{Disk, FileDisk};
+pub use disk::{Disk, DiskSpace, FileDisk};
 pub use error::{ExitReason, Fatal, OpenError, exit_process};
 pub use install::{Rows, Staging};
-pub use options::{ClusterId, CommitSample, CommitTap, Entropy, Identity, Options, system_entropy};
+pub use options::{ClusterId, CommitSample, CommitTap, Entropy, Identity, Options, SpaceTap, system_entropy};
 pub use sim_disk::SimDisk;
 pub use snapshot::{Aborted, NoSnapshot, Snapshot};
 pub use state::{Child, Visit, WorkerState};

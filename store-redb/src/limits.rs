@@ -1,5 +1,7 @@
 //! Every limit of this crate, and the relations between them, checked at compile time.
 
+use std::time::Duration;
+
 /// Alignment and padding of records: the unit in which the disk is written.
 pub(crate) const BLOCK_BYTES: u64 = 4096;
 
@@ -82,6 +84,23 @@ pub(crate) const SNAPSHOTS_MAX: usize = 8;
 
 /// How long one snapshot may be read by default, in seconds: each pins pages of redb, and the file grows for good.
 pub(crate) const SNAPSHOT_SECONDS: u64 = 300;
+/// While disk space is short, checkpoints start at a `SHORT_SHARE`th of the memtables' limit.
+pub(crate) const SHORT_SHARE: u64 = 8;
+
+/// redb's page.
+pub(crate) const PAGE_BYTES: u64 = 4096;
+
+/// Pages that writing one key changes, at most, in percent: its leaf, and its share of the branches above.
+pub(crate) const PAGES_PER_ENTRY_PERCENT: u64 = 125;
+
+/// What every checkpoint may need besides: rows, the roots of the tables, redb's own tables.
+pub(crate) const NEED_BYTES_FIXED: u64 = 1 << 20;
+
+/// How often the disk is asked for its free space.
+pub(crate) const SPACE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// redb's pages are counted again after this many times what the last count took.
+pub(crate) const SPACE_COUNT_PATIENCE: u32 = 20;
 
 const _: () = assert!(RING_AT.is_multiple_of(BLOCK_BYTES) && RING_AT >= LOG_AT + 2 * BLOCK_BYTES);
 const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES) && SEGMENTS > 0);

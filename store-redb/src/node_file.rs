@@ -1,7 +1,7 @@
 //! The node file: redb's part and the log region in one sparse file, and the header that holds them together.
 //! It knows where things lie and in which order lengths become durable; not what records or tables mean.
 
-use crate::disk::Disk;
+use crate::disk::{Disk, DiskSpace};
 use crate::error::OpenError;
 use crate::header::{FORMAT, Header, Position, Remembered, Slot};
 use crate::limits::{BLOCK_BYTES, FILL_BYTES, LOG_AT, MARKER_AT, RING_AT};
@@ -89,6 +89,28 @@ impl NodeFile {
         self.disk.sync()?;
         *slot = None;
         Ok(())
+    }
+
+    /// Space on the medium.
+    pub(crate) fn space(&self) -> io::Result<DiskSpace> {
+        self.disk.space()
+    }
+
+    /// Takes space that `release_reserve` gives back: behind the ring, where nothing is ever written.
+    pub(crate) fn take_reserve(&self, bytes: u64) -> io::Result<()> {
+        let start = self.ring_end();
+        self.disk.allocate(start..start + bytes)
+    }
+
+    /// Gives the reserve back.
+    pub(crate) fn release_reserve(&self, bytes: u64) -> io::Result<()> {
+        let start = self.ring_end();
+        self.disk.clear(start..start + bytes)
+    }
+
+    fn ring_end(&self) -> u64 {
+        let header = self.header();
+        RING_AT + u64::from(header.segments) * header.segment_bytes
     }
 
     /// Changes the header durably: into the older of the two slots.

@@ -4,7 +4,7 @@ use crate::error::{Fatal, exit_process};
 use crate::limits::{
     BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN, SEGMENT_BYTES_MIN, SEGMENTS, SNAPSHOT_SECONDS,
 };
-use multiraft::NodeId;
+use multiraft::{NodeId, Space};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
@@ -46,6 +46,9 @@ pub struct CommitSample {
 /// Hears about every group commit, on the committer's thread. Must not block.
 pub type CommitTap = Arc<dyn Fn(CommitSample) + Send + Sync>;
 
+/// Hears when disk space becomes short, is gone, or is there again; on the checkpoint's thread. Must not block.
+pub type SpaceTap = Arc<dyn Fn(Space) + Send + Sync>;
+
 /// Where a new file's random bytes come from.
 pub type Entropy = fn() -> io::Result<[u8; 24]>;
 
@@ -78,6 +81,8 @@ pub struct Options {
     pub fatal: Fatal,
     /// Hears about every group commit.
     pub on_commit: Option<CommitTap>,
+    /// Hears about disk space.
+    pub on_space: Option<SpaceTap>,
 }
 
 impl Options {
@@ -93,6 +98,7 @@ impl Options {
             entropy: system_entropy,
             fatal: exit_process,
             on_commit: None,
+            on_space: None,
         }
     }
 

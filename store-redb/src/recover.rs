@@ -7,7 +7,7 @@ use crate::engine::{Engine, Parts};
 use crate::error::OpenError;
 use crate::group_log::{GroupLog, LogIndex, Placed, Row};
 use crate::header::{FORMAT, Header, Position, Remembered};
-use crate::limits::{BLOCK_BYTES, LOOKAHEAD_BYTES};
+use crate::limits::{BLOCK_BYTES, LOOKAHEAD_BYTES, NEED_BYTES_FIXED};
 use crate::lives::{Lives, is_known, is_progress};
 use crate::memory::Memory;
 use crate::node_file::{Found, NodeFile, RedbPart, check_identity, io_error};
@@ -80,9 +80,23 @@ fn create(file: &Arc<NodeFile>, identity: Identity, options: &Options) -> Result
         },
         reflected: 1,
     };
+    check_space(file, options.ring_bytes)?;
     file.attach(&remembered, options)
         .map_err(|source| io_error("make the log region", source))?;
     create_tables(file, &remembered, options)
+}
+
+/// A new node needs space for its whole ring; one that stopped cleanly on a disk that filled up since, for a part.
+fn check_space(file: &NodeFile, bytes: u64) -> Result<(), OpenError> {
+    let free = file
+        .space()
+        .map_err(|source| io_error("look for free disk space", source))?
+        .free;
+    let needed = bytes + NEED_BYTES_FIXED;
+    match free >= needed {
+        true => Ok(()),
+        false => Err(OpenError::NoSpace { needed, free }),
+    }
 }
 
 /// redb's part, new and complete.
@@ -112,6 +126,7 @@ fn attach(file: &Arc<NodeFile>, identity: Identity, options: &Options) -> Result
     let database = open_redb(file, options)?;
     let remembered = read_identity(&database)?;
     check_identity(remembered.identity, identity)?;
+    check_space(file, options.segment_bytes)?;
     file.attach(&remembered, options)
         .map_err(|source| io_error("make the log region", source))?;
     Ok(database)

@@ -37,8 +37,8 @@ impl Ring {
         }
     }
 
-    /// Takes room for a record of `length` bytes at the head.
-    pub(crate) fn place(&mut self, length: u64) -> Place {
+    /// Takes room for a record of `length` bytes at the head. A ring that could grow but may not wraps early.
+    pub(crate) fn place(&mut self, length: u64, may_grow: bool) -> Place {
         if self.lap_end.is_some() {
             // Never up to the tail exactly: head == tail means empty.
             return match self.head + length < self.tail {
@@ -48,7 +48,7 @@ impl Ring {
         }
         if self.head + length <= self.ready {
             self.take(length)
-        } else if self.ready < self.capacity {
+        } else if self.ready < self.capacity && may_grow {
             Place::Grow
         } else if length < self.tail {
             self.wrap();
@@ -130,12 +130,14 @@ impl Ring {
     }
 
     /// Bytes of records that certainly find a place before anything is released, the reserve kept free. No record is
-    /// longer than `record_bytes_max`: so much may stay unused at the lap's end.
-    pub(crate) fn room(&self, record_bytes_max: u64) -> u64 {
+    /// longer than `record_bytes_max`: so much may stay unused at the lap's end. Without growth the lap ends where the
+    /// last segment does that is ready.
+    pub(crate) fn room(&self, record_bytes_max: u64, may_grow: bool) -> u64 {
+        let end = if may_grow { self.capacity } else { self.ready };
         let free = match self.lap_end {
             Some(_) => (self.tail - self.head).saturating_sub(BLOCK_BYTES),
             None => {
-                let rest = self.capacity - self.head;
+                let rest = end - self.head;
                 rest.max((rest + self.tail).saturating_sub(record_bytes_max + BLOCK_BYTES))
             }
         };

@@ -20,10 +20,6 @@ pub(crate) struct Chores {
 }
 
 impl Chores {
-    fn is_empty(&self) -> bool {
-        self.staged.is_empty() && self.dead.is_empty()
-    }
-
     /// Writes what is staged, then deletes a slice: a snapshot abandoned meanwhile is in both.
     pub(crate) fn run(&mut self, writer: &mut DataWriter<'_>) -> Result<(), Broken> {
         for piece in &self.staged {
@@ -62,10 +58,10 @@ fn delete_slice(writer: &mut DataWriter<'_>, pieces: &mut Vec<Piece>) -> Result<
 impl Engine {
     /// Writes staged rows and deletes a slice of what nobody maps. False: there is nothing to do.
     pub(crate) fn tidy_once(&self) -> bool {
-        let mut chores = self.take_chores();
-        if chores.is_empty() {
+        if !self.has_chores() || !self.may_tidy() {
             return false;
         }
+        let mut chores = self.take_chores();
         let done = self.begin_write().and_then(|transaction| {
             run_chores(&transaction, &mut chores)?;
             Ok(transaction.commit()?)

@@ -12,7 +12,7 @@ use crate::recover::recover;
 use crate::snapshot::{NoSnapshot, Snapshot};
 use crate::state::WorkerState;
 use crate::storage::WorkerStorage;
-use multiraft::{CompletionSink, GroupId, RestoredGroup};
+use multiraft::{CompletionSink, GroupId, RestoredGroup, Space};
 use redb::Database;
 use std::fs::{OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -78,6 +78,14 @@ pub struct Stats {
     pub memtable_bytes: u64,
     /// Length of the redb part of the file.
     pub redb_bytes: u64,
+    /// Disk space: whether the state may grow.
+    pub space: Space,
+    /// Bytes free on the disk; `u64::MAX`: not known.
+    pub free_bytes: u64,
+    /// Bytes in free pages of redb's part; counted only when `free_bytes` does not suffice.
+    pub reusable_bytes: u64,
+    /// Bytes of both that must be there for the state to grow.
+    pub needed_bytes: u64,
 }
 
 /// The worker that owns a group.
@@ -106,6 +114,9 @@ impl Store {
     /// Opens or creates a node file on any disk.
     pub fn open_on(disk: Arc<dyn Disk>, identity: Identity, options: Options) -> Result<Opened, OpenError> {
         let (engine, groups) = recover(disk, identity, options)?;
+        engine
+            .begin_watch()
+            .map_err(|source| io_error("look for free disk space", source))?;
         let incarnation = engine.incarnation;
         let file_uuid = engine.file.header().file_uuid;
         let store = Store {
@@ -158,14 +169,22 @@ impl Store {
         self.engine.tidy_once()
     }
 
-    /// Begins to stage a snapshot that arrives. `None`: too many are being staged already.
+    /// Begins to stage a snapshot that arrives. `None`: too many are being staged already, or disk space is short.
     pub fn stage(&self) -> Option<Staging> {
+        if self.engine.disk_space() != Space::Ample {
+            return None;
+        }
         Staging::begin(Arc::clone(&self.engine))
     }
 
     /// Begins to read a group's state as of its last durable checkpoint.
     pub fn snapshot(&self, group: GroupId) -> Result<Snapshot, NoSnapshot> {
         Snapshot::begin(&self.engine, group)
+    }
+
+    /// Looks how much disk space there is, as the checkpoint's thread does every second.
+    pub fn look_at_space(&self) {
+        self.engine.look_at_space();
     }
 
     /// Asks for a checkpoint now, whatever the limits say.
@@ -234,6 +253,10 @@ impl Store {
             ring_bytes,
             memtable_bytes: self.engine.memtable_bytes(),
             redb_bytes: self.engine.file.redb_bytes(),
+            space: self.engine.disk_space(),
+            free_bytes: self.engine.space.free(),
+            reusable_bytes: self.engine.space.reusable(),
+            needed_bytes: self.engine.needed(),
         }
     }
 
@@ -285,7 +308,7 @@ impl Engine {
         loop {
             let ready = {
                 let mut state = lock(&self.ring);
-                while !state.ring.grows_soon(self.options.segment_bytes) {
+                while !state.ring.grows_soon(self.options.segment_bytes) || !self.may_fill() {
                     if self.is_stopping() {
                         return;
                     }

@@ -1,79 +1,14 @@
 //! Backpressure: what `room` promises is kept while nothing is checkpointed, and what it reserves is there for hard
 //! states and births.
 
-use super::world::{IDENTITY, Random, birth, command, options, replica};
-use crate::{SimDisk, Store, WorkerState, WorkerStorage};
+use super::lone::{GROUP, Lone};
+use super::world::{Random, command};
+use crate::SimDisk;
 use bytes::Bytes;
-use multiraft::{
-    BatchId, Completion, CompletionSink, Entry, EntryId, GroupId, GroupRow, GroupWrite, HardState, Index,
-    Life, LogBatch, Membership, RaftStorage, Term, WriteId,
-};
+use multiraft::{EntryId, GroupId, RaftStorage};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-const GROUP: GroupId = GroupId(4);
-
-/// Counts batches that became durable.
-#[derive(Default)]
-struct Acknowledged(AtomicU64);
-
-impl CompletionSink for Acknowledged {
-    fn complete(&self, completion: Completion) {
-        let is_batch = matches!(completion, Completion::Durable { .. });
-        self.0.fetch_add(u64::from(is_batch), Ordering::Relaxed);
-    }
-}
-
-/// One group on one worker, whose checkpoints wait until the test takes them.
-struct Lone {
-    store: Store,
-    storage: WorkerStorage,
-    state: WorkerState,
-    sink: Arc<Acknowledged>,
-    batches: u64,
-    last: u64,
-}
 
 impl Lone {
-    fn open() -> Lone {
-        let opened = Store::open_on(Arc::new(SimDisk::new()), IDENTITY, options(1)).unwrap();
-        let sink = Arc::new(Acknowledged::default());
-        opened.store.connect(vec![Arc::clone(&sink) as _]);
-        let mut lone = Lone {
-            storage: opened.store.storage(0),
-            state: opened.store.state(0),
-            store: opened.store,
-            sink,
-            batches: 0,
-            last: 0,
-        };
-        lone.submit(Some(GROUP), None, Vec::new());
-        lone
-    }
-
-    fn submit(&mut self, born: Option<GroupId>, term: Option<u64>, entries: Vec<Entry>) {
-        self.batches += 1;
-        self.last += entries.len() as u64;
-        let group = born.unwrap_or(GROUP);
-        self.storage.submit(LogBatch {
-            id: BatchId(self.batches),
-            births: born.map(birth).into_iter().collect(),
-            writes: vec![GroupWrite {
-                group,
-                replica: replica(group),
-                life: Life(1),
-                write: WriteId(self.batches),
-                hard_state: term.map(|term| HardState {
-                    term: Term(term),
-                    vote: None,
-                }),
-                entries,
-                commit: Index(0),
-            }],
-            ..LogBatch::default()
-        });
-    }
-
     /// One turn that takes entries, each of up to `most` bytes, as long as there is room, as a worker does.
     fn fill_turn(&mut self, random: &mut Random, most: u64) -> usize {
         let mut room = self.storage.room().log_bytes;
@@ -105,35 +40,13 @@ impl Lone {
             }
         }
     }
-
-    fn commit_all(&mut self, what: &str) {
-        while self.store.commit_once() {}
-        let acknowledged = self.sink.0.load(Ordering::Relaxed);
-        assert_eq!(acknowledged, self.batches, "{what}: {:?}", self.store.stats());
-    }
-
-    fn checkpoint(&mut self) {
-        self.store.want_checkpoint();
-        let cut = self.storage.cut_wanted().unwrap();
-        self.state.freeze(cut);
-        let row = GroupRow {
-            group: GROUP,
-            replica: replica(GROUP),
-            life: Life(1),
-            applied: EntryId::ZERO,
-            membership: Membership::default(),
-            descriptor: Bytes::new(),
-        };
-        self.storage.freeze(cut, vec![row]);
-        assert!(self.store.checkpoint_once());
-    }
 }
 
 #[test]
 fn what_room_promises_is_written_and_the_reserve_takes_hard_states() {
     for seed in 0..60 {
         let mut random = Random(seed);
-        let mut lone = Lone::open();
+        let mut lone = Lone::open(Arc::new(SimDisk::new())).unwrap();
         let most = [100, 3_000, 20_000][seed as usize % 3];
         for round in 0..4 {
             lone.fill(&mut random, most);
@@ -151,7 +64,7 @@ fn what_room_promises_is_written_and_the_reserve_takes_hard_states() {
 
 #[test]
 fn a_full_memtable_leaves_no_room_until_it_is_checkpointed() {
-    let mut lone = Lone::open();
+    let mut lone = Lone::open(Arc::new(SimDisk::new())).unwrap();
     lone.commit_all("the birth");
     let before = lone.storage.room().memory_bytes;
     assert_eq!(before, 64 << 10, "four times the limit");
