@@ -139,7 +139,11 @@ fn growth_is_refused_in_time_and_deletes_make_room() {
         let mut random = Random(seed);
         let most = [60, 1_500, 9_000][seed as usize % 3];
         let written = fill_disk(&mut lone, &mut random, most);
-        assert!(written.len() > 50, "seed {seed}: only {} writes fitted", written.len());
+        assert!(
+            written.len() > 50,
+            "seed {seed}: only {} writes fitted",
+            written.len()
+        );
         assert_eq!(space_of(&lone), Space::Short, "seed {seed}");
         let mut deletes = 0;
         for key in written {
