@@ -28,6 +28,8 @@
 
 mod counters;
 mod event;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod group;
 #[cfg(feature = "host")]
 pub mod host;

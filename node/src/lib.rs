@@ -5,6 +5,8 @@ pub mod apply;
 pub mod cli;
 pub mod descriptor;
 pub mod exit;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod gateway;
 pub mod health;
 pub mod kv;

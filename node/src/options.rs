@@ -4,6 +4,8 @@
 pub mod boundaries;
 mod docs;
 mod file;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 pub mod table;
 pub mod values;
 

@@ -5,6 +5,8 @@
 //! was lost after hand-over is `Unknown`. A forwarded request is never forwarded again.
 
 mod forward;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod keeper;
 pub mod limits;
 mod open;

@@ -187,8 +187,13 @@ pub(crate) fn put_entry(out: &mut Vec<u8>, group: GroupId, entry: &Entry) {
             put_membership(out, membership);
         }
     }
-    let checksum = entry_checksum(group, entry.id.index, &out[start + 4..]);
-    out[start..start + 4].copy_from_slice(&checksum.to_le_bytes());
+    seal_entry(&mut out[start..], group, entry.id.index);
+}
+
+/// Puts the checksum into the room before an entry's bytes.
+pub(crate) fn seal_entry(bytes: &mut [u8], group: GroupId, index: Index) {
+    let checksum = entry_checksum(group, index, &bytes[4..]);
+    bytes[..4].copy_from_slice(&checksum.to_le_bytes());
 }
 
 /// Reads what `put_entry` wrote, all of `bytes`.

@@ -56,9 +56,7 @@ impl Header {
     /// A whole block.
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut out = Vec::with_capacity(BLOCK_BYTES as usize);
-        out.extend_from_slice(MAGIC);
-        out.extend_from_slice(&FORMAT.to_le_bytes());
-        out.extend_from_slice(&[0; 4]);
+        out.extend_from_slice(&[0; 16]); // filled in when it is sealed
         out.extend_from_slice(&self.version.to_le_bytes());
         out.extend_from_slice(&self.identity.cluster.0);
         out.extend_from_slice(&self.identity.node.0.to_le_bytes());
@@ -76,10 +74,17 @@ impl Header {
             out.len()
         );
         out.resize(BLOCK_BYTES as usize, 0);
-        let checksum = slot_checksum(&out);
-        out[12..16].copy_from_slice(&checksum.to_le_bytes());
+        seal_header(&mut out);
         out
     }
+}
+
+/// Puts what is fixed, and the checksum, into a block.
+pub(crate) fn seal_header(block: &mut [u8]) {
+    block[..8].copy_from_slice(MAGIC);
+    block[8..12].copy_from_slice(&FORMAT.to_le_bytes());
+    let checksum = slot_checksum(block);
+    block[12..16].copy_from_slice(&checksum.to_le_bytes());
 }
 
 impl Slot {
@@ -88,7 +93,7 @@ impl Slot {
         if block.iter().all(|byte| *byte == 0) {
             return Slot::Blank;
         }
-        if &block[..8] != MAGIC {
+        if block.len() < CHECKED || &block[..8] != MAGIC {
             return Slot::Damaged;
         }
         let mut fields = Fields(&block[8..CHECKED]);

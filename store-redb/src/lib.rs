@@ -9,6 +9,8 @@ mod disk;
 mod engine;
 mod error;
 mod fetcher;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod group_log;
 mod header;
 mod install;

@@ -351,13 +351,11 @@ pub(crate) struct RecordHeader {
 impl RecordHeader {
     fn encode(&self, salt: u64) -> [u8; HEADER_BYTES] {
         let mut out = [0; HEADER_BYTES];
-        out[..4].copy_from_slice(MAGIC);
         out[8..16].copy_from_slice(&self.sequence.to_le_bytes());
         out[16..24].copy_from_slice(&self.incarnation.to_le_bytes());
         out[24..28].copy_from_slice(&self.payload_bytes.to_le_bytes());
         out[28..32].copy_from_slice(&self.payload_checksum.to_le_bytes());
-        let checksum = salted(salt, &out[CHECKED_FROM..]);
-        out[CHECKSUM_AT..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
+        seal_record_header(&mut out, salt);
         out
     }
 
@@ -393,6 +391,13 @@ impl RecordHeader {
     pub(crate) fn record_bytes(&self) -> u64 {
         (HEADER_BYTES as u64 + u64::from(self.payload_bytes)).next_multiple_of(BLOCK_BYTES)
     }
+}
+
+/// Puts what is fixed, and the checksum, into a header.
+pub(crate) fn seal_record_header(header: &mut [u8], salt: u64) {
+    header[..CHECKSUM_AT].copy_from_slice(MAGIC);
+    let checksum = salted(salt, &header[CHECKED_FROM..HEADER_BYTES]);
+    header[CHECKSUM_AT..CHECKED_FROM].copy_from_slice(&checksum.to_le_bytes());
 }
 
 fn salted(salt: u64, bytes: &[u8]) -> u32 {
@@ -508,7 +513,11 @@ fn parse_write<'a>(reader: &mut Reader<'a>) -> Result<ParsedWrite<'a>, Malformed
             let length = reader.u32()?;
             let offset = u32::try_from(HEADER_BYTES + reader.offset()).map_err(|_| Malformed("too long"))?;
             entries.push((
-                Index(first + number as u64),
+                Index(
+                    first
+                        .checked_add(number as u64)
+                        .ok_or(Malformed("an index too far"))?,
+                ),
                 offset,
                 reader.take(length as usize)?,
             ));

@@ -109,6 +109,12 @@ fn stored<'a>(key: &[u8], row: &'a [u8]) -> Result<Stored<'a>, Malformed> {
     }
 }
 
+/// True if a row of `DATA` is well-formed.
+#[cfg(feature = "fuzzing")]
+pub(crate) fn fuzz_row(key: &[u8], row: &[u8]) -> bool {
+    stored(key, row).is_ok()
+}
+
 fn chunk_key(key: &[u8], number: u32) -> Vec<u8> {
     let mut chunk_key = Vec::with_capacity(key.len() + 4);
     chunk_key.extend_from_slice(key);

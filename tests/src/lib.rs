@@ -2,6 +2,7 @@
 //! A crate that is never published and that nothing depends on.
 
 pub mod cluster;
+pub mod decoders;
 pub mod history;
 pub mod proxy;
 pub mod sim;

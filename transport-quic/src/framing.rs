@@ -185,12 +185,15 @@ impl FrameReader {
     }
 }
 
-enum Cut {
+pub(crate) enum Cut {
     Message(Bytes),
     Missing(usize),
 }
 
-fn cut_message(buffer: &mut BytesMut, allowed: &std::ops::RangeInclusive<usize>) -> Result<Cut, FrameError> {
+pub(crate) fn cut_message(
+    buffer: &mut BytesMut,
+    allowed: &std::ops::RangeInclusive<usize>,
+) -> Result<Cut, FrameError> {
     if buffer.len() < PREFIX {
         return Ok(Cut::Missing(PREFIX - buffer.len()));
     }

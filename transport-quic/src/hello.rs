@@ -79,7 +79,7 @@ impl StreamKind {
         [STREAM_VERSION, self as u8]
     }
 
-    fn parse([version, kind]: [u8; 2]) -> Result<StreamKind, HelloError> {
+    pub(crate) fn parse([version, kind]: [u8; 2]) -> Result<StreamKind, HelloError> {
         if version != STREAM_VERSION {
             return Err(HelloError::StreamVersion(version));
         }
@@ -191,13 +191,13 @@ impl Hello {
         }
     }
 
-    fn encode(&self, versions: WireVersions) -> Bytes {
+    pub(crate) fn encode(&self, versions: WireVersions) -> Bytes {
         let body = [versions.min.to_be_bytes(), versions.max.to_be_bytes()].concat();
         let body = postcard::to_extend(self, body).expect("a hello of fixed fields is encodable");
         Bytes::from(body)
     }
 
-    fn decode(mut body: Bytes) -> Result<Heard, HelloError> {
+    pub(crate) fn decode(mut body: Bytes) -> Result<Heard, HelloError> {
         let mut version = || body.try_get_u16().map_err(|_| HelloError::Garbled);
         let (min, max) = (version()?, version()?);
         let wire = WIRE_VERSIONS.agree(WireVersions { min, max })?;

@@ -21,6 +21,8 @@ mod accept;
 mod calls;
 mod dial;
 mod framing;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 mod hello;
 mod identity;
 mod lanes;

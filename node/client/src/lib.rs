@@ -16,6 +16,8 @@ mod client;
 mod dial;
 mod error;
 mod frames;
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
 pub mod limits;
 mod link;
 pub mod protocol;

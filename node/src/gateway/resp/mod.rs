@@ -6,6 +6,8 @@ mod codec;
 mod connection;
 mod connection_commands;
 mod cursors;
+#[cfg(feature = "fuzzing")]
+pub(crate) mod fuzzing;
 mod gather;
 mod key_commands;
 mod limits;

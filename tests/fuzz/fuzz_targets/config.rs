@@ -1,0 +1,6 @@
+//! Feeds `flotilla::fuzzing::config`; what it promises is written there.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    flotilla::fuzzing::config(data);
+});

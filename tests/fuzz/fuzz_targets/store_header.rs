@@ -1,0 +1,6 @@
+//! Feeds `store_redb::fuzzing::header`; what it promises is written there.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    store_redb::fuzzing::header(data);
+});

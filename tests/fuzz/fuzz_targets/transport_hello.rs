@@ -1,0 +1,6 @@
+//! Feeds `transport_quic::fuzzing::hello`; what it promises is written there.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| {
+    transport_quic::fuzzing::hello(data);
+});
