@@ -8,4 +8,5 @@ mod links;
 mod logs;
 mod parts;
 mod refusals;
+mod renewals;
 mod requests;
