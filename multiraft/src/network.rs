@@ -1,5 +1,6 @@
 //! The contract of the network between nodes. Implemented by the simulator, by `mem`, and by transport-quic.
 
+use crate::bulk::{Bulk, BulkHandle, refuse_bulk};
 use crate::types::NodeId;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -56,10 +57,20 @@ pub struct Outgoing {
 pub trait RaftNetwork: Send + Sync {
     /// Sends, or drops when the node's queue is full or no link is up.
     fn send(&self, outgoing: Outgoing);
+
+    /// Opens a bulk stream beside the lanes; see [`bulk`](crate::bulk). Returns at once. How many may be open is the
+    /// network's to say: one too many ends as not sent.
+    fn send_bulk(&self, bulk: Bulk) -> BulkHandle {
+        refuse_bulk(bulk, "this network has no bulk streams")
+    }
 }
 
 impl<N: RaftNetwork + ?Sized> RaftNetwork for Arc<N> {
     fn send(&self, outgoing: Outgoing) {
         (**self).send(outgoing);
+    }
+
+    fn send_bulk(&self, bulk: Bulk) -> BulkHandle {
+        (**self).send_bulk(bulk)
     }
 }

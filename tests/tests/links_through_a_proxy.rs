@@ -65,6 +65,7 @@ impl End {
             frames: sink.clone(),
             calls: sink.clone(),
             clients: sink,
+            bulk: Arc::new(multiraft::NoBulk),
         };
         End {
             transport: Transport::start(config, runtime.handle(), sinks).expect("it starts"),

@@ -1,6 +1,7 @@
 //! Takes connections: bounds them before they are authenticated, then tells nodes from clients by ALPN and
 //! certificate, hears a node's hello, serves a client's requests.
 
+use crate::bulk;
 use crate::calls;
 use crate::framing::{FrameError, Stream};
 use crate::hello::{self, Heard, Hello, HelloError, Purpose, StreamKind};
@@ -16,7 +17,7 @@ use crate::tls::{ALPN_CLIENT, ALPN_PEER};
 use crate::transport::{Client, Shared};
 use multiraft::NodeId;
 use quinn::crypto::rustls::HandshakeData;
-use quinn::{Connection, ConnectionError, Incoming};
+use quinn::{Connection, ConnectionError, Incoming, SendStream};
 use rustls::pki_types::CertificateDer;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,6 +47,8 @@ enum Refused {
     Hello(#[from] HelloError),
     #[error("{0}")]
     Declined(#[from] Declined),
+    #[error("a bulk stream of a process of node {0} that is not linked")]
+    NotLinked(u64),
     #[error("too many clients are connected")]
     TooManyClients,
 }
@@ -62,6 +65,7 @@ impl Refused {
             Refused::NotAMember(..) | Refused::Declined(Declined::Removed) => Refusal::NotAMember,
             Refused::Declined(Declined::DuplicateNode(_)) => Refusal::DuplicateNode,
             Refused::Hello(error) => refusal_of_hello(error),
+            Refused::NotLinked(_) => Refusal::Other,
             Refused::TooManyClients => Refusal::Busy,
         };
         Some((By::Us, refusal))
@@ -99,6 +103,7 @@ pub(crate) async fn accept_all(shared: Arc<Shared>) {
             drop(room);
             match taken {
                 Ok(Taken::Node(peer, link)) => link::run(shared, peer, link).await,
+                Ok(Taken::Bulk(peer, connection)) => bulk::serve(shared, peer, connection).await,
                 Ok(Taken::Client(connection, name)) => serve_client(shared, connection, name).await,
                 Err(why) => {
                     if let Some((by, refusal)) = why.refusal() {
@@ -132,6 +137,7 @@ async fn log_refusals(mut refusals: mpsc::Receiver<(SocketAddr, Refused)>) {
 }
 
 enum Taken {
+    Bulk(Arc<Peer>, Connection),
     Node(Arc<Peer>, Arc<link::Link>),
     Client(Connection, CertifiedName),
 }
@@ -183,8 +189,8 @@ async fn welcome_node(
     let peer = shared
         .peer(id)
         .ok_or(Refused::NotAMember(id.0, shared.us.node.0))?;
-    if theirs.purpose != Purpose::Link {
-        return Err(Refused::Protocol);
+    if theirs.purpose == Purpose::Bulk {
+        return welcome_bulk(shared, connection, peer, (&theirs, send)).await;
     }
     let greeted = Greeted {
         connection: connection.clone(),
@@ -200,6 +206,24 @@ async fn welcome_node(
         tracing::debug!(peer = id.0, %error, "the hello could not be answered");
     }
     Ok(Taken::Node(peer, link))
+}
+
+/// Only the process that is linked may send in bulk.
+async fn welcome_bulk(
+    shared: &Shared,
+    connection: &Connection,
+    peer: Arc<Peer>,
+    (theirs, send): (&Hello, SendStream),
+) -> Result<Taken, Refused> {
+    let linked = peer
+        .link()
+        .is_some_and(|link| link.process == Process::of(theirs));
+    if !linked {
+        return Err(Refused::NotLinked(peer.id.0));
+    }
+    let ours = Hello::new(&shared.us, peer.id, Purpose::Bulk);
+    hello::say(&ours, Stream::new(send)).await?;
+    Ok(Taken::Bulk(peer, connection.clone()))
 }
 
 fn peer_name(connection: &Connection) -> Result<CertifiedName, Refused> {

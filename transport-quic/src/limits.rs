@@ -1,5 +1,6 @@
 //! Every bound of this crate, and how the bounds must relate.
 
+use multiraft::bulk::{BULK_AHEAD_BYTES_MAX, BULK_PIECE_BYTES_MAX};
 use std::time::Duration;
 
 /// The longest frame on a lane, in bytes.
@@ -54,10 +55,27 @@ pub(crate) const SEND_WINDOW: u64 = 32 << 20;
 pub(crate) const CLIENT_RECEIVE_WINDOW: u32 = 8 << 20;
 /// Bidirectional streams the other side may open (a peer needs two: hello and calls).
 pub(crate) const BIDI_STREAMS_MAX: u32 = 8;
-/// Unidirectional streams the other side may open (a peer needs two lanes; bulk streams will come).
+/// Unidirectional streams the other side may open (a peer needs two lanes, and one now and then to ask for a redial).
 pub(crate) const UNI_STREAMS_MAX: u32 = 8;
 /// Streams on which one side of a link sends at will: two lanes, its calls, its replies.
 const STREAMS_SENT: u64 = 4;
+/// Bulk streams that a node sends at once; one more is not sent.
+pub const BULK_OUT_MAX: usize = 2;
+/// Bulk streams that a node receives at once; one more is refused.
+pub const BULK_IN_MAX: usize = 2;
+/// Bytes per second that all bulk streams of a node may send together, unless configured otherwise.
+pub const BULK_BYTES_PER_SECOND: u64 = 100_000_000;
+/// How far behind its rate bulk may catch up: as long as a timer may oversleep.
+pub(crate) const BULK_BURST: Duration = Duration::from_millis(4);
+/// Pieces pulled ahead of the connection, and pieces read ahead of the receiver.
+pub(crate) const BULK_PIECES_AHEAD: usize = 4;
+/// A bulk stream on which nothing moves for this long is given up.
+pub(crate) const BULK_STALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a receiver may take from the last byte to its answer: it makes everything durable meanwhile.
+pub(crate) const BULK_ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a receiver that has answered waits for the sender to close.
+pub(crate) const BULK_GOODBYE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// Kernel buffers of the socket, each way.
 pub(crate) const SOCKET_BYTES: usize = 4 << 20;
 
@@ -96,6 +114,13 @@ pub(crate) const STRANGER_LOG_INTERVAL: Duration = Duration::from_secs(1);
 const _: () = {
     // Else a stream that nobody reads starves the lanes: quinn shares the send window without priorities.
     assert!(SEND_WINDOW > STREAMS_SENT * STREAM_WINDOW as u64);
+    // The same for bulk, although each stream has a connection of its own.
+    assert!(SEND_WINDOW > BULK_OUT_MAX as u64 * STREAM_WINDOW as u64);
+    assert!(
+        2 * BULK_PIECES_AHEAD * BULK_PIECE_BYTES_MAX + STREAM_WINDOW as usize + READ_STEP_BYTES_MAX
+            <= BULK_AHEAD_BYTES_MAX
+    );
+    assert!(KEEP_ALIVE.as_millis() < BULK_STALL_TIMEOUT.as_millis());
     assert!(BIDI_STREAMS_MAX >= 2 && UNI_STREAMS_MAX >= 2);
     assert!(LANE_BYTES_MAX >= FRAME_BYTES_MAX);
     assert!(CALLS_BYTES_MAX >= CALL_BYTES_MAX && CALL_BYTES_MAX <= u32::MAX as usize - 8);

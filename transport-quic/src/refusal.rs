@@ -30,8 +30,8 @@ pub enum Code {
     Removed = 6,
     /// Everything moved to a newer connection.
     Replaced = 7,
-    /// A bulk connection was not needed for a while.
-    Idle = 8,
+    /// The bulk stream that the connection was for has ended.
+    Done = 8,
     /// The hello names another cluster.
     WrongCluster = 16,
     /// Certificate, hello and configuration do not name the same node.

@@ -2,17 +2,18 @@
 //! (`dial.rs`, `accept.rs`, `link.rs`).
 
 use crate::accept;
+use crate::bulk::{self, BulkRoom, BulkStats};
 use crate::calls::{CallError, Done, NotSent, Reply};
 use crate::dial;
 use crate::hello::Identity;
 use crate::identity::{CertifiedName, ClusterId, Credentials};
-use crate::limits::{CLIENTS_MAX, GOODBYE_TIMEOUT, HANDSHAKES_MAX, REDIAL_INTERVAL};
+use crate::limits::{BULK_BYTES_PER_SECOND, CLIENTS_MAX, GOODBYE_TIMEOUT, HANDSHAKES_MAX, REDIAL_INTERVAL};
 use crate::peer::Peer;
 use crate::refusal::{Code, RefusalCounters, Refusals};
 use crate::status::{LinkState, LinkStats};
 use crate::tls;
 use bytes::Bytes;
-use multiraft::{Lane, NodeId, Outgoing, RaftNetwork};
+use multiraft::{Bulk, BulkHandle, BulkSink, Lane, NodeId, Outgoing, RaftNetwork};
 use quinn::{ClientConfig, Endpoint};
 use std::collections::BTreeMap;
 use std::io;
@@ -48,6 +49,8 @@ pub struct Options {
     pub redial_interval: Duration,
     /// How the sending rate follows losses.
     pub congestion: Congestion,
+    /// Bytes per second that all bulk streams of this node may send together: leave the links room for the rest.
+    pub bulk_bytes_per_second: u64,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
         Options {
             redial_interval: REDIAL_INTERVAL,
             congestion: Congestion::Cubic,
+            bulk_bytes_per_second: BULK_BYTES_PER_SECOND,
         }
     }
 }
@@ -119,6 +123,8 @@ pub struct Sinks {
     pub calls: Arc<dyn CallSink>,
     /// Requests of clients.
     pub clients: Arc<dyn ClientSink>,
+    /// Bulk streams.
+    pub bulk: Arc<dyn BulkSink>,
 }
 
 /// Why a transport did not start.
@@ -163,6 +169,8 @@ pub struct TransportStats {
     pub refusals: Refusals,
     /// Connections ended because the other side broke the protocol.
     pub violations: u64,
+    /// Bulk streams.
+    pub bulk: BulkStats,
 }
 
 /// The transport of one node. See the crate's documentation.
@@ -183,6 +191,7 @@ pub(crate) struct Shared {
     pub(crate) clients: Arc<Semaphore>,
     pub(crate) refusals: RefusalCounters,
     pub(crate) violations: AtomicU64,
+    pub(crate) bulk: BulkRoom,
     pub(crate) stop: watch::Sender<bool>,
     handle: Handle,
 }
@@ -240,6 +249,7 @@ impl Transport {
                 config: tls::dialing(&config.credentials, &config.options)?,
                 version: 0,
             }),
+            bulk: BulkRoom::new(config.options.bulk_bytes_per_second),
             options: config.options,
             sinks,
             peers: RwLock::default(),
@@ -368,6 +378,7 @@ impl Transport {
             clients: (CLIENTS_MAX - self.shared.clients.available_permits()) as u64,
             refusals: self.shared.refusals.read(),
             violations: self.shared.violations.load(Ordering::Relaxed),
+            bulk: self.shared.bulk.stats(),
         }
     }
 
@@ -412,5 +423,9 @@ impl RaftNetwork for Transport {
         if peer.send(outgoing.lane, outgoing.frame) {
             self.shared.sinks.frames.lane_full(outgoing.to, outgoing.lane);
         }
+    }
+
+    fn send_bulk(&self, bulk: Bulk) -> BulkHandle {
+        bulk::send(&self.shared, &self.shared.handle, bulk)
     }
 }

@@ -1,10 +1,16 @@
-//! A network in memory: frames go straight to whoever listens on the receiving node. Links can be cut.
+//! A network in memory: frames go straight to whoever listens on the receiving node, bulk streams through a thread each.
+//! Links can be cut, bulk streams broken in the middle.
 
+use crate::bulk::{
+    BULK_HEADER_BYTES_MAX, BULK_PIECE_BYTES_MAX, Bulk, BulkHandle, BulkOutcome, BulkReceiver, BulkSink,
+    BulkSource, refuse_bulk,
+};
 use crate::network::{Outgoing, RaftNetwork};
 use crate::types::NodeId;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, RwLock};
 
 /// Takes frames that arrive at a node. Must not block.
@@ -15,6 +21,17 @@ pub type Receive = Arc<dyn Fn(NodeId, Bytes) + Send + Sync>;
 pub struct MemNetwork {
     receivers: Arc<RwLock<BTreeMap<NodeId, Receive>>>,
     cut: Arc<Mutex<BTreeSet<(NodeId, NodeId)>>>,
+    bulk: Arc<RwLock<BTreeMap<NodeId, Arc<dyn BulkSink>>>>,
+    fault: Arc<Mutex<Option<BulkFault>>>,
+}
+
+/// What befalls the next bulk stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BulkFault {
+    /// The way is lost after so many bytes.
+    LostAfter(usize),
+    /// The way is lost after the last byte, before the answer.
+    AnswerLost,
 }
 
 /// One node's end.
@@ -37,6 +54,28 @@ impl MemNetwork {
             .write()
             .expect("nothing panics while it holds the receivers");
         receivers.insert(node, receive);
+    }
+
+    /// Bulk streams to `node` go to `sink` from now on.
+    pub fn take_bulk(&self, node: NodeId, sink: Arc<dyn BulkSink>) {
+        let mut sinks = self
+            .bulk
+            .write()
+            .expect("nothing panics while it holds the sinks");
+        sinks.insert(node, sink);
+    }
+
+    /// The next bulk stream breaks in this way.
+    pub fn break_bulk(&self, fault: BulkFault) {
+        *self
+            .fault
+            .lock()
+            .expect("nothing panics while it holds the fault") = Some(fault);
+    }
+
+    fn is_cut(&self, way: (NodeId, NodeId)) -> bool {
+        let cut = self.cut.lock().expect("nothing panics while it holds the cuts");
+        cut.contains(&way)
     }
 
     /// Nobody listens on `node` any more.
@@ -75,14 +114,7 @@ impl MemLink {
 
 impl RaftNetwork for MemLink {
     fn send(&self, outgoing: Outgoing) {
-        let way = (self.node, outgoing.to);
-        if self
-            .network
-            .cut
-            .lock()
-            .expect("nothing panics while it holds the cuts")
-            .contains(&way)
-        {
+        if self.network.is_cut((self.node, outgoing.to)) {
             return;
         }
         let receiver = {
@@ -94,6 +126,88 @@ impl RaftNetwork for MemLink {
         };
         if let Some(receive) = receiver {
             receive(self.node, outgoing.frame.to_bytes());
+        }
+    }
+
+    fn send_bulk(&self, bulk: Bulk) -> BulkHandle {
+        let sinks = self.network.bulk.read();
+        let sink = sinks
+            .expect("nothing panics while it holds the sinks")
+            .get(&bulk.to)
+            .cloned();
+        let Some(sink) = sink.filter(|_| !self.network.is_cut((self.node, bulk.to))) else {
+            return refuse_bulk(bulk, "nobody is there");
+        };
+        if bulk.header.len() > BULK_HEADER_BYTES_MAX {
+            return refuse_bulk(bulk, "the header is too long");
+        }
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let carrying = Carrying {
+            way: (self.node, bulk.to),
+            network: self.network.clone(),
+            cancelled: cancelled.clone(),
+            fault: self
+                .network
+                .fault
+                .lock()
+                .expect("nothing panics while it holds it")
+                .take(),
+        };
+        std::thread::spawn(move || carrying.run(&*sink, bulk));
+        BulkHandle::new(move || cancelled.store(true, Ordering::SeqCst))
+    }
+}
+
+/// One bulk stream on its way.
+struct Carrying {
+    way: (NodeId, NodeId),
+    network: MemNetwork,
+    cancelled: Arc<AtomicBool>,
+    fault: Option<BulkFault>,
+}
+
+impl Carrying {
+    fn run(self, sink: &dyn BulkSink, bulk: Bulk) {
+        let Bulk { header, source, .. } = bulk;
+        let mut source = source;
+        let outcome = match sink.begin(self.way.0, header) {
+            Err(words) => BulkOutcome::Refused(words),
+            Ok(receiver) => self.carry(&mut *source, receiver).unwrap_or_else(|ended| ended),
+        };
+        source.ended(outcome);
+    }
+
+    /// The receiver is dropped by the first error.
+    fn carry(
+        &self,
+        source: &mut dyn BulkSource,
+        mut receiver: Box<dyn BulkReceiver>,
+    ) -> Result<BulkOutcome, BulkOutcome> {
+        let mut carried = 0;
+        while let Some(piece) = source.next().map_err(BulkOutcome::Cancelled)? {
+            if piece.is_empty() || piece.len() > BULK_PIECE_BYTES_MAX {
+                return Err(BulkOutcome::Cancelled("a piece out of bounds".to_owned()));
+            }
+            carried += piece.len();
+            self.check(carried)?;
+            receiver.piece(piece).map_err(BulkOutcome::Refused)?;
+        }
+        self.check(carried)?;
+        let answer = receiver.finish().map_err(BulkOutcome::Refused)?;
+        match self.fault {
+            Some(BulkFault::AnswerLost) => Err(BulkOutcome::Lost("the answer was lost".to_owned())),
+            _ => Ok(BulkOutcome::Taken(answer)),
+        }
+    }
+
+    fn check(&self, carried: usize) -> Result<(), BulkOutcome> {
+        let lost = matches!(self.fault, Some(BulkFault::LostAfter(bytes)) if carried > bytes);
+        if self.cancelled.load(Ordering::SeqCst) {
+            Err(BulkOutcome::Cancelled("cancelled by the sender".to_owned()))
+        } else if lost || self.network.is_cut(self.way) {
+            Err(BulkOutcome::Lost("the way was lost".to_owned()))
+        } else {
+            Ok(())
         }
     }
 }

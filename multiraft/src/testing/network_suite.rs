@@ -2,9 +2,11 @@
 //! from the node that sent them; and `send` returns at once whatever the other side does. That frames may be lost is
 //! part of the contract, so the suite counts on gaps but not on silence.
 
+use crate::bulk::BulkSink;
 use crate::network::{Frame, Lane, Outgoing, RaftNetwork};
 use crate::types::NodeId;
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// Two nodes with links up in both directions.
 pub trait NetworkHarness {
@@ -16,6 +18,9 @@ pub trait NetworkHarness {
 
     /// The next frame that arrived at `node`, and who sent it. Waits a while; None: nothing comes any more.
     fn receive(&mut self, node: NodeId) -> Option<(NodeId, Bytes)>;
+
+    /// Bulk streams to `node` go to `sink` from now on.
+    fn take_bulk(&mut self, node: NodeId, sink: Arc<dyn BulkSink>);
 }
 
 /// Runs every check, each with a harness of its own.

@@ -1,6 +1,7 @@
 //! The in-memory parts pass the suites.
 
 use super::*;
+use crate::bulk::{Bulk, BulkOutcome, BulkSink};
 use crate::network::RaftNetwork;
 use crate::storage::{Completion, CompletionSink, CutId, GroupRow, LogBatch, RaftStorage, RestoredGroup};
 use crate::types::{GroupId, NodeId};
@@ -108,11 +109,41 @@ impl NetworkHarness for LinkHarness {
         let index = usize::from(node == NodeId(2));
         self.arrived[index].lock().unwrap().pop_front()
     }
+
+    fn take_bulk(&mut self, node: NodeId, sink: Arc<dyn BulkSink>) {
+        self.links[0].1.network().take_bulk(node, sink);
+    }
 }
 
 #[test]
 fn the_network_passes() {
     network_suite(LinkHarness::new);
+}
+
+#[test]
+fn the_network_passes_with_bulk_streams() {
+    bulk_suite(LinkHarness::new);
+}
+
+#[test]
+fn a_broken_bulk_stream_is_never_finished_and_a_lost_answer_is_no_refusal() {
+    for (fault, expected) in [
+        (BulkFault::LostAfter(5000), BulkSeen::Dropped(5000)),
+        (BulkFault::AnswerLost, BulkSeen::Finished(vec![7; 10_000])),
+    ] {
+        let harness = LinkHarness::new();
+        let (recorder, seen) = BulkRecorder::new();
+        let one = &harness.links[0].1;
+        one.network().take_bulk(NodeId(2), Arc::new(recorder));
+        one.network().break_bulk(fault);
+        let (source, watch) = BulkRun::new(Bytes::from(vec![7; 10_000]), 1000, false);
+        let (to, header) = (NodeId(2), Bytes::new());
+        one.send_bulk(Bulk { to, header, source });
+        let outcome = watch.outcome();
+        assert!(matches!(outcome, BulkOutcome::Lost(_)), "{outcome:?}");
+        let met: Vec<BulkSeen> = seen.try_iter().skip(1).collect();
+        assert_eq!(met, [expected], "{fault:?}");
+    }
 }
 
 #[test]

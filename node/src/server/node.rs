@@ -143,6 +143,7 @@ impl Core {
             frames: Arc::new(Frames(intake.clone())),
             calls: calls.clone(),
             clients: clients.clone(),
+            bulk: Arc::new(multiraft::NoBulk),
         };
         let config = config(plan, opened.incarnation)?;
         let transport = Transport::start(config, network.handle(), sinks).map_err(transport_failure)?;

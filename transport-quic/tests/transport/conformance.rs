@@ -2,8 +2,8 @@
 
 use crate::parts::{Ca, Node, pair, run};
 use bytes::Bytes;
-use multiraft::testing::{NetworkHarness, network_suite};
-use multiraft::{Lane, NodeId};
+use multiraft::testing::{NetworkHarness, bulk_suite, network_suite};
+use multiraft::{BulkSink, Lane, NodeId};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -77,9 +77,19 @@ impl NetworkHarness for Linked {
         }
         self.arrived[to].pop_front()
     }
+
+    fn take_bulk(&mut self, node: NodeId, sink: Arc<dyn BulkSink>) {
+        let to = usize::from(node == self.nodes[1].transport.node());
+        self.nodes[to].bulk.set(sink);
+    }
 }
 
 #[test]
 fn the_transport_passes_the_network_suite() {
     network_suite(Linked::new);
+}
+
+#[test]
+fn the_transport_passes_the_suite_of_bulk_streams() {
+    bulk_suite(Linked::new);
 }

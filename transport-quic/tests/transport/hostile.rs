@@ -6,7 +6,7 @@ use quinn::{Connection, ConnectionError};
 use transport_quic::{ALPN_CLIENT, ALPN_PEER, By, Code, Refusal};
 
 /// Waits until the node closes the connection, and returns the code and the reason.
-async fn closed(connection: &Connection) -> (u64, String) {
+pub(crate) async fn closed(connection: &Connection) -> (u64, String) {
     match within(connection.closed()).await {
         ConnectionError::ApplicationClosed(close) => (
             close.error_code.into_inner(),
@@ -26,11 +26,11 @@ async fn uni(connection: &Connection, bytes: &[u8]) {
 }
 
 /// A hello by hand, as `hello.rs` describes it: from node 2 to node 1.
-async fn say_hello(connection: &Connection, ca: &Ca) {
+pub(crate) async fn say_hello(connection: &Connection, ca: &Ca, purpose: u8) {
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
     let mut body = vec![0, 1, 0, 1];
     body.extend_from_slice(&ca.cluster.0);
-    body.extend_from_slice(&[2, 1, 1, 77, 0]);
+    body.extend_from_slice(&[2, 1, 1, 77, purpose]);
     let mut hello = vec![1, 1, 0, 0, 0, body.len() as u8];
     hello.extend_from_slice(&body);
     send.write_all(&hello).await.unwrap();
@@ -40,11 +40,11 @@ async fn say_hello(connection: &Connection, ca: &Ca) {
 }
 
 /// A member that has said hello and may now misbehave.
-async fn member(ca: &Ca, node: &Node) -> (quinn::Endpoint, Connection) {
+pub(crate) async fn member(ca: &Ca, node: &Node) -> (quinn::Endpoint, Connection) {
     node.transport.set_peer(NodeId(2), "127.0.0.1:9".to_owned());
     let (endpoint, connection) = connect(Some(&ca.node(2)), ca, ALPN_PEER, node.address()).await;
     let connection = connection.unwrap();
-    say_hello(&connection, ca).await;
+    say_hello(&connection, ca, 0).await;
     (endpoint, connection)
 }
 

@@ -2,6 +2,7 @@
 
 #![cfg(test)]
 
+mod bulk;
 mod conformance;
 mod hostile;
 mod links;

@@ -3,7 +3,7 @@
 
 use crate::logs;
 use bytes::Bytes;
-use multiraft::{Frame, Lane, NodeId, Outgoing, RaftNetwork};
+use multiraft::{BulkReceiver, BulkSink, Frame, Lane, NoBulk, NodeId, Outgoing, RaftNetwork};
 use quinn::crypto::rustls::QuicClientConfig;
 use quinn::{ClientConfig, Connection, Endpoint};
 use rcgen::{
@@ -181,10 +181,28 @@ impl ClientSink for Recorder {
     }
 }
 
+/// Bulk streams go to whoever was put here last.
+#[derive(Default)]
+pub(crate) struct BulkSwitch(Mutex<Option<Arc<dyn BulkSink>>>);
+
+impl BulkSwitch {
+    pub(crate) fn set(&self, sink: Arc<dyn BulkSink>) {
+        *self.0.lock().unwrap() = Some(sink);
+    }
+}
+
+impl BulkSink for BulkSwitch {
+    fn begin(&self, from: NodeId, header: Bytes) -> Result<Box<dyn BulkReceiver>, String> {
+        let sink = self.0.lock().unwrap().clone();
+        sink.unwrap_or_else(|| Arc::new(NoBulk)).begin(from, header)
+    }
+}
+
 /// A transport on its own runtime, so that it can die without a goodbye.
 pub(crate) struct Node {
     pub(crate) transport: Arc<Transport>,
     pub(crate) recorder: Arc<Recorder>,
+    pub(crate) bulk: Arc<BulkSwitch>,
     events: mpsc::UnboundedReceiver<Event>,
     runtime: Option<Runtime>,
 }
@@ -221,10 +239,12 @@ impl Node {
             drop: AtomicBool::new(false),
             gate: Default::default(),
         });
+        let bulk = Arc::new(BulkSwitch::default());
         let sinks = Sinks {
             frames: recorder.clone(),
             calls: recorder.clone(),
             clients: recorder.clone(),
+            bulk: bulk.clone(),
         };
         let mut runtime = tokio::runtime::Builder::new_multi_thread();
         let runtime = runtime.worker_threads(2).enable_all().build().unwrap();
@@ -232,6 +252,7 @@ impl Node {
         Node {
             transport,
             recorder,
+            bulk,
             events,
             runtime: Some(runtime),
         }
