@@ -8,6 +8,7 @@ use prometheus::{
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
+use transport_quic::{By, Refusal, Refusals};
 
 /// A counter that only grows.
 pub type Counter = IntCounter;
@@ -188,6 +189,34 @@ pub struct Peer {
     pub received_bytes: Counter,
     /// Links that came up after the first.
     pub reconnects: Counter,
+    /// Living links that were dialed anew.
+    pub renewals: Counter,
+}
+
+/// Certificates, and connections refused.
+#[derive(Debug)]
+pub struct Tls {
+    /// When the node's own certificate ends, in seconds since 1970.
+    pub node_expiry: Gauge,
+    /// When the first of the trusted CAs ends.
+    pub ca_expiry: Gauge,
+    /// Certificates read again and used.
+    pub reloads_ok: Counter,
+    /// Certificates that could not be read or used: the old ones stayed.
+    pub reloads_failed: Counter,
+    /// Connections refused by this node, and by the other side, at the index of the reason.
+    refused: [[Counter; Refusal::ALL.len()]; 2],
+}
+
+impl Tls {
+    /// Brings the counters of refused connections up to date.
+    pub fn note_refusals(&self, refusals: &Refusals) {
+        for (by, counters) in [By::Us, By::OtherSide].into_iter().zip(&self.refused) {
+            for (reason, counter) in Refusal::ALL.into_iter().zip(counters) {
+                raise(counter, refusals.count(by, reason));
+            }
+        }
+    }
 }
 
 /// Gateways.
@@ -230,6 +259,8 @@ pub struct Metrics {
     pub storage: Storage,
     /// Gateways.
     pub clients: Clients,
+    /// Certificates, and connections refused.
+    pub tls: Tls,
 }
 
 impl Metrics {
@@ -246,6 +277,7 @@ impl Metrics {
             raft: maker.raft(),
             storage: maker.storage(),
             clients: maker.clients(),
+            tls: maker.tls(),
             peer_families: maker.peer_families(),
             healthcheck: maker.gauges(
                 "flotilla_healthcheck",
@@ -296,6 +328,7 @@ struct PeerFamilies {
     dropped: IntCounterVec,
     bytes: IntCounterVec,
     reconnects: IntCounterVec,
+    renewals: IntCounterVec,
 }
 
 impl PeerFamilies {
@@ -310,6 +343,7 @@ impl PeerFamilies {
             sent_bytes: self.bytes.with_label_values(&[&node, "sent"]),
             received_bytes: self.bytes.with_label_values(&[&node, "received"]),
             reconnects: self.reconnects.with_label_values(&peer),
+            renewals: self.renewals.with_label_values(&peer),
         }
     }
 }
@@ -492,6 +526,32 @@ impl Maker<'_> {
         }
     }
 
+    fn tls(&self) -> Tls {
+        let expiry = self.gauges(
+            "flotilla_tls_certificate_expiry_timestamp_seconds",
+            "When the certificate in use ends.",
+            &["certificate"],
+        );
+        let reloads = self.counters(
+            "flotilla_tls_reloads_total",
+            "Certificates read again on SIGHUP, by whether they could be used.",
+            &["result"],
+        );
+        let refused = self.counters(
+            "flotilla_connections_refused_total",
+            "QUIC connections refused, by who refused and why.",
+            &["by", "reason"],
+        );
+        let by = |side: &str| Refusal::ALL.map(|reason| refused.with_label_values(&[side, reason.name()]));
+        Tls {
+            node_expiry: expiry.with_label_values(&["node"]),
+            ca_expiry: expiry.with_label_values(&["ca"]),
+            reloads_ok: reloads.with_label_values(&["ok"]),
+            reloads_failed: reloads.with_label_values(&["failed"]),
+            refused: [by("this_node"), by("other_side")],
+        }
+    }
+
     fn peer_families(&self) -> PeerFamilies {
         let peer = &["peer"];
         let rtt = Opts::new(
@@ -518,7 +578,12 @@ impl Maker<'_> {
             ),
             reconnects: self.counters(
                 "flotilla_peer_reconnects_total",
-                "Links that came up after the first.",
+                "Links that came up after the first, renewals not counted.",
+                peer,
+            ),
+            renewals: self.counters(
+                "flotilla_peer_renewals_total",
+                "Living links that were dialed anew, for new certificates or for their age.",
                 peer,
             ),
         }

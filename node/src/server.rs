@@ -2,6 +2,7 @@
 
 mod admin;
 mod board;
+mod certificates;
 mod dev;
 mod duties;
 mod late;
@@ -22,7 +23,7 @@ use crate::trust::{self, Files};
 use multiraft::NodeId;
 use node::{Node, Plan};
 use ports::Listeners;
-use signals::Signals;
+use signals::{Signals, Wish};
 use std::fs::DirBuilder;
 use std::io::{self, IsTerminal};
 use std::os::unix::fs::DirBuilderExt;
@@ -36,20 +37,22 @@ const SEGMENT_BYTES_MAX: u64 = 64 << 20;
 /// Runs one node until SIGINT or SIGTERM, then stops it cleanly. A second signal ends the process at once.
 pub fn run_node(options: NodeOptions) -> Result<(), Failure> {
     start_logging(&options.log)?;
-    let signals = Signals::listen()?;
+    let signals = Signals::listen_for_reloads_too()?;
     let plan = Plan {
         credentials: credentials(&options.certs, options.node_id)?,
         listeners: Listeners::bind(&options.listen)?,
         store: store_options(&options.storage, options.workers, SEGMENT_BYTES_MAX),
         options,
     };
-    let listen = plan.options.listen.clone();
+    let (listen, certs) = (plan.options.listen.clone(), plan.options.certs.clone());
     let id = plan.options.node_id;
     let node = Node::start(plan)?;
     tracing::info!(
         node = id.0, quic = %listen.quic, http = %listen.http, resp = %listen.resp, "started"
     );
-    signals.wait();
+    while signals.next() == Wish::Reload {
+        node.reload_certificates(credentials(&certs, id));
+    }
     tracing::info!(node = id.0, "stopping; a second signal ends the process at once");
     node.drain();
     node.lead_no_more();

@@ -4,7 +4,12 @@
 //!
 //! A directory holds `ca.crt`, `ca.key`, `node-<id>.crt`, `node-<id>.key`, `client.crt`, `client.key`, all
 //! PEM. Keys are readable by their owner only. Nothing is ever overwritten. `ca.key` is needed only to make
-//! certificates: keep it away from the nodes.
+//! certificates: keep it away from the nodes. A `ca.crt` with several certificates makes all of them trusted: that is
+//! how one CA takes the place of another; the first is the one that `ca.key` belongs to.
+
+mod validity;
+
+pub use validity::valid_until;
 
 use multiraft::NodeId;
 use rcgen::{
@@ -161,6 +166,16 @@ pub enum TrustError {
         /// Who wants to use it.
         wanted: String,
     },
+    /// CAs of several clusters in one file.
+    #[error("{path} holds CAs of clusters {first} and {other}; a node belongs to one cluster")]
+    MixedClusters {
+        /// The CA file.
+        path: PathBuf,
+        /// The cluster of the first certificate.
+        first: ClusterId,
+        /// That of a later one.
+        other: ClusterId,
+    },
     /// A host name that cannot stand in a certificate or would forge an identity.
     #[error("`{0}` cannot be a host of a node certificate; give DNS names or IP addresses")]
     BadHost(String),
@@ -177,13 +192,18 @@ pub enum TrustError {
 
 /// Makes a CA with a new cluster id: `ca.crt` and `ca.key` in `directory`, which is created if need be.
 pub fn create_ca(directory: &Path) -> Result<ClusterId, TrustError> {
+    let cluster = mint_cluster_id()?;
+    create_ca_of(directory, cluster)?;
+    Ok(cluster)
+}
+
+/// Makes one more CA for a cluster that exists, to take the place of the old one.
+pub fn create_ca_of(directory: &Path, cluster: ClusterId) -> Result<(), TrustError> {
     let files = Files::of_ca(directory);
     refuse_existing(&files)?;
-    let cluster = mint_cluster_id()?;
     let key = new_key()?;
     let certificate = ca_params(cluster)?.self_signed(&key).map_err(crypto)?;
-    write_pair(directory, &files, &certificate.pem(), &key)?;
-    Ok(cluster)
+    write_pair(directory, &files, &certificate.pem(), &key)
 }
 
 /// Makes the certificate of node `id`, valid under `hosts` too (DNS names or addresses clients may check).
@@ -264,22 +284,37 @@ pub fn load_client(directory: &Path) -> Result<Credentials, TrustError> {
     )
 }
 
-/// Loads a CA certificate and a pair issued by it, and checks that they belong together and are valid now.
+/// Loads the trusted CA certificates and a pair issued by one of them, and checks that they belong together and are
+/// valid now.
 pub fn load(ca: &Path, files: &Files, remedy: &'static str) -> Result<Credentials, TrustError> {
-    let ca_certificate = read_certificates(ca, "flotilla cert ca")?.swap_remove(0);
-    let cluster = cluster_of(&ca_certificate).map_err(names(ca))?;
+    let roots = read_certificates(ca, "flotilla cert ca")?;
+    let cluster = cluster_of_all(&roots, ca)?;
     let chain = read_certificates(&files.certificate, remedy)?;
     let key = read_key(&files.key, remedy)?;
     check_key(&chain, &key, files)?;
-    check_issued(ca, &ca_certificate, &chain, &files.certificate)?;
+    check_issued(ca, &roots, &chain, &files.certificate)?;
     let name = certified_name(&chain[0]).map_err(names(&files.certificate))?;
     Ok(Credentials {
-        roots: vec![ca_certificate],
+        roots,
         chain,
         key: Arc::new(key),
         cluster,
         name,
     })
+}
+
+/// The cluster that every one of these CAs stands for.
+fn cluster_of_all(roots: &[CertificateDer<'static>], path: &Path) -> Result<ClusterId, TrustError> {
+    let clusters = roots.iter().map(|root| cluster_of(root).map_err(names(path)));
+    let clusters: Vec<ClusterId> = clusters.collect::<Result<_, _>>()?;
+    match clusters.iter().find(|cluster| **cluster != clusters[0]) {
+        None => Ok(clusters[0]),
+        Some(&other) => Err(TrustError::MixedClusters {
+            path: path.to_owned(),
+            first: clusters[0],
+            other,
+        }),
+    }
 }
 
 /// The cluster id that `ca.crt` in `directory` carries.
@@ -301,7 +336,12 @@ fn issue(directory: &Path, files: &Files, leaf: &Leaf<'_>) -> Result<(), TrustEr
     let ca = read_certificates(&ca_files.certificate, "flotilla cert ca")?.swap_remove(0);
     let (certificate, key) = sign(&ca_files, &ca, leaf)?;
     let chain = [certificate.der().clone()];
-    check_issued(&ca_files.certificate, &ca, &chain, &files.certificate)?;
+    check_issued(
+        &ca_files.certificate,
+        std::slice::from_ref(&ca),
+        &chain,
+        &files.certificate,
+    )?;
     write_pair(directory, files, &certificate.pem(), &key)
 }
 
@@ -455,7 +495,7 @@ fn check_key(
 /// Checks `chain` as the other side of a connection will.
 fn check_issued(
     ca_path: &Path,
-    ca: &CertificateDer<'static>,
+    trusted: &[CertificateDer<'static>],
     chain: &[CertificateDer<'static>],
     path: &Path,
 ) -> Result<(), TrustError> {
@@ -464,9 +504,10 @@ fn check_issued(
         why,
     };
     let mut roots = RootCertStore::empty();
-    roots
-        .add(ca.clone())
-        .map_err(|e| unacceptable(ca_path, e.to_string()))?;
+    for root in trusted {
+        let added = roots.add(root.clone());
+        added.map_err(|e| unacceptable(ca_path, e.to_string()))?;
+    }
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider()).build();
     let verifier = verifier.map_err(|e| unacceptable(ca_path, e.to_string()))?;
     let outcome = verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now());
@@ -594,6 +635,32 @@ mod tests {
         let files = node(one.path(), 1);
         let foreign = load_node_files(&Files::of_ca(other.path()).certificate, &files, NodeId(1));
         assert!(matches!(foreign, Err(TrustError::WrongCa { .. })), "{foreign:?}");
+    }
+
+    #[test]
+    fn several_cas_of_one_cluster_are_trusted_while_one_takes_the_others_place() {
+        let (old, id) = cluster();
+        let new = tempfile::tempdir().unwrap();
+        create_ca_of(new.path(), id).unwrap();
+        let ca = |directory: &tempfile::TempDir| Files::of_ca(directory.path()).certificate;
+        let text = |path: PathBuf| std::fs::read_to_string(path).unwrap();
+        let both = new.path().join("both.crt");
+        std::fs::write(&both, text(ca(&new)) + &text(ca(&old))).unwrap();
+        for directory in [&old, &new] {
+            let files = node(directory.path(), 1);
+            let loaded = load_node_files(&both, &files, NodeId(1)).unwrap();
+            assert_eq!((loaded.roots.len(), loaded.cluster), (2, id));
+            assert!(valid_until(&loaded.chain[0]) < valid_until(&loaded.roots[0]));
+        }
+        let mixed = load_node_files(&ca(&new), &Files::of_node(old.path(), NodeId(1)), NodeId(1));
+        assert!(matches!(mixed, Err(TrustError::WrongCa { .. })), "{mixed:?}");
+        let (stranger, _) = cluster();
+        std::fs::write(&both, text(ca(&new)) + &text(ca(&stranger))).unwrap();
+        let mixed = load_node_files(&both, &Files::of_node(new.path(), NodeId(1)), NodeId(1));
+        assert!(
+            matches!(mixed, Err(TrustError::MixedClusters { .. })),
+            "{mixed:?}"
+        );
     }
 
     #[test]

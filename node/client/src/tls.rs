@@ -46,12 +46,17 @@ impl Tls {
             path: path.to_path_buf(),
             why: error.to_string(),
         };
-        let ca_der = CertificateDer::from_pem_file(ca).map_err(|e| wrong(ca, e))?;
+        let roots = CertificateDer::pem_file_iter(ca)
+            .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+            .map_err(|e| wrong(ca, e))?;
+        if roots.is_empty() {
+            return Err(wrong(ca, rustls::pki_types::pem::Error::NoItemsFound));
+        }
         let chain = CertificateDer::pem_file_iter(cert)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|e| wrong(cert, e))?;
         let key_der = PrivateKeyDer::from_pem_file(key).map_err(|e| wrong(key, e))?;
-        Tls::from_der(ca_der, chain, key_der)
+        Tls::new(roots, chain, key_der)
     }
 
     /// Takes certificates as they are.
@@ -60,8 +65,17 @@ impl Tls {
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
     ) -> Result<Tls, TlsError> {
+        Tls::new(vec![ca], chain, key)
+    }
+
+    /// Several CAs are trusted while one takes the place of another.
+    fn new(
+        trusted: Vec<CertificateDer<'static>>,
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Tls, TlsError> {
         let mut roots = RootCertStore::empty();
-        roots.add(ca)?;
+        trusted.into_iter().try_for_each(|root| roots.add(root))?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut config = rustls::ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&rustls::version::TLS13])?

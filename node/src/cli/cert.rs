@@ -8,11 +8,15 @@ use multiraft::NodeId;
 use serde_json::json;
 use std::path::PathBuf;
 use std::time::Duration;
+use transport_quic::ClusterId;
 
 #[derive(Debug, Subcommand)]
 pub(super) enum CertCommand {
     /// Make a CA: a new cluster. Its key makes the other certificates; keep it away from the nodes.
     Ca {
+        /// Make one more CA for this cluster instead, to take the place of the old one (32 hex digits).
+        #[arg(long, value_name = "ID")]
+        cluster: Option<ClusterId>,
         #[command(flatten)]
         place: Place,
     },
@@ -66,8 +70,12 @@ impl Life {
 
 pub(super) fn run(command: CertCommand, output: Format) -> Result<(), Failure> {
     let (whom, files) = match command {
-        CertCommand::Ca { place } => {
-            let cluster = trust::create_ca(&place.dir).map_err(failure)?;
+        CertCommand::Ca { cluster, place } => {
+            let made = match cluster {
+                None => trust::create_ca(&place.dir),
+                Some(cluster) => trust::create_ca_of(&place.dir, cluster).map(|()| cluster),
+            };
+            let cluster = made.map_err(failure)?;
             (format!("cluster {cluster}"), Files::of_ca(&place.dir))
         }
         CertCommand::Node {

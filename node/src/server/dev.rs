@@ -33,7 +33,7 @@ pub fn run_dev(options: DevOptions) -> Result<(), Failure> {
         return cluster.stop();
     }
     print!("{}", welcome(&options, cluster.ranges(), started.elapsed()));
-    signals.wait();
+    signals.next();
     println!("stopping; the data stays in {}", options.data_dir.display());
     cluster.stop()
 }

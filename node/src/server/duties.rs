@@ -192,6 +192,7 @@ impl AnswerSink for Signs {
 pub(super) fn refresh(metrics: &Metrics, board: &Board, transport: &Transport, store: &Store) {
     board.export(&metrics.raft);
     refresh_links(metrics, transport);
+    metrics.tls.note_refusals(&transport.stats().refusals);
     let (stats, storage) = (store.stats(), &metrics.storage);
     storage.ring_used_bytes.set(stats.ring_used_bytes.cast_signed());
     storage.ring_size_bytes.set(stats.ring_bytes.cast_signed());
@@ -219,5 +220,6 @@ fn refresh_links(metrics: &Metrics, transport: &Transport) {
         raise(&peer.sent_bytes, link.sent_bytes);
         raise(&peer.received_bytes, link.received_bytes);
         raise(&peer.reconnects, link.reconnects);
+        raise(&peer.renewals, link.renewals);
     }
 }

@@ -5,7 +5,7 @@ use super::board::Board;
 use super::placement::{Placement, Settled, first_candidate};
 use super::ports::{Listeners, transport_failure};
 use super::workers::{FollowedSink, FollowedStorage, Frames};
-use super::{duties, late, make_data_dir};
+use super::{certificates, duties, late, make_data_dir};
 use crate::apply::{Expiries, Machine, Watch};
 use crate::descriptor::RangeDescriptor;
 use crate::exit::{Code, Failure};
@@ -53,6 +53,7 @@ pub(super) struct Node {
     host: Host,
     requests: Requests,
     health: Arc<Health>,
+    metrics: Arc<Metrics>,
     transport: Arc<Transport>,
     store: Arc<Store>,
     stop: watch::Sender<bool>,
@@ -67,6 +68,7 @@ impl Node {
             cluster: plan.credentials.cluster.to_string(),
             node: plan.options.node_id.0,
         }));
+        certificates::note_expiry(&metrics, &plan.credentials);
         let opened = open_store(&plan, &metrics)?;
         let settled = settle(&plan.options, &opened.groups)?;
         let core = Core::start(&plan, &metrics, opened, settled)?;
@@ -81,6 +83,11 @@ impl Node {
     /// Ranges of the cluster.
     pub(super) fn ranges(&self) -> usize {
         self.requests.routes().descriptors().count()
+    }
+
+    /// Uses certificates that were read again, or keeps the old ones when they cannot be used.
+    pub(super) fn reload_certificates(&self, read: Result<Credentials, Failure>) {
+        certificates::reload(&self.transport, &self.metrics, read);
     }
 
     /// Hands leadership to others, as far as that works within a moment. What nobody can take over is not waited for.
@@ -258,6 +265,7 @@ impl Core {
             host: self.host,
             requests: self.requests,
             health,
+            metrics: metrics.clone(),
             transport: self.transport,
             store: self.store,
             stop,

@@ -1,62 +1,107 @@
-//! SIGINT and SIGTERM: the first asks for a clean stop, the second ends the process at once.
+//! SIGINT and SIGTERM: the first asks for a clean stop, the second ends the process at once. SIGHUP asks to read the
+//! certificates again.
 
 use crate::exit::{Code, Failure};
+use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Tells when the first signal came.
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Wish {
+    /// A clean stop.
+    Stop,
+    /// Reading the certificates again.
+    Reload,
+}
+
+/// Tells what signals ask for.
 pub(super) struct Signals {
-    first: Receiver<()>,
+    wishes: Receiver<Wish>,
 }
 
 impl Signals {
-    /// Listens from now on, on a thread of its own.
+    /// Listens for stops from now on, on a thread of its own. SIGHUP ends the process, as a closed terminal should.
     pub(super) fn listen() -> Result<Signals, Failure> {
+        Signals::start(false)
+    }
+
+    /// The same, and SIGHUP asks for a reload.
+    pub(super) fn listen_for_reloads_too() -> Result<Signals, Failure> {
+        Signals::start(true)
+    }
+
+    fn start(reloads: bool) -> Result<Signals, Failure> {
         let failed =
-            |error: std::io::Error| Failure::new(Code::Failed, format!("cannot listen to signals: {error}"));
+            |error: io::Error| Failure::new(Code::Failed, format!("cannot listen to signals: {error}"));
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_io()
             .build()
             .map_err(failed)?;
         let entered = runtime.enter();
-        let signals = (
-            signal(SignalKind::interrupt()).map_err(failed)?,
-            signal(SignalKind::terminate()).map_err(failed)?,
-        );
+        let incoming = Incoming::new(reloads).map_err(failed)?;
         drop(entered);
-        let (tell, first) = channel();
+        let (tell, wishes) = channel();
         std::thread::Builder::new()
             .name("signals".to_owned())
-            .spawn(move || runtime.block_on(relay(signals, tell)))
+            .spawn(move || runtime.block_on(relay(incoming, tell)))
             .map_err(failed)?;
-        Ok(Signals { first })
+        Ok(Signals { wishes })
     }
 
-    /// Waits for the first signal.
-    pub(super) fn wait(&self) {
+    /// Waits for the next signal.
+    pub(super) fn next(&self) -> Wish {
         // An error means that the thread is gone: then nobody could ever stop us but a kill, so stop.
-        let _ = self.first.recv();
+        self.wishes.recv().unwrap_or(Wish::Stop)
     }
 
-    /// Waits for the first signal, but not longer than this; true when it came.
+    /// Waits for a signal, but not longer than this; true when it came.
     pub(super) fn wait_for(&self, patience: Duration) -> bool {
-        self.first.recv_timeout(patience).is_ok()
+        self.wishes.recv_timeout(patience).is_ok()
     }
 }
 
-async fn relay((mut interrupt, mut terminate): (Signal, Signal), first: Sender<()>) {
-    next(&mut interrupt, &mut terminate).await;
-    // Nobody may be waiting any more.
-    let _ = first.send(());
-    next(&mut interrupt, &mut terminate).await;
-    eprintln!("flotilla: stopped at once; nothing that was acknowledged is lost");
-    std::process::exit(i32::from(Code::Interrupted as u8));
+struct Incoming {
+    interrupt: Signal,
+    terminate: Signal,
+    hangup: Option<Signal>,
 }
 
-async fn next(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+impl Incoming {
+    fn new(reloads: bool) -> io::Result<Incoming> {
+        let hangup = reloads.then(|| signal(SignalKind::hangup())).transpose()?;
+        Ok(Incoming {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup,
+        })
+    }
+
+    async fn next(&mut self) -> Wish {
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            _ = self.interrupt.recv() => Wish::Stop,
+            _ = self.terminate.recv() => Wish::Stop,
+            _ = hangup => Wish::Reload,
+        }
+    }
+}
+
+async fn relay(mut incoming: Incoming, tell: Sender<Wish>) {
+    let mut stopping = false;
+    loop {
+        let wish = incoming.next().await;
+        if wish == Wish::Stop && std::mem::replace(&mut stopping, true) {
+            eprintln!("flotilla: stopped at once; nothing that was acknowledged is lost");
+            std::process::exit(i32::from(Code::Interrupted as u8));
+        }
+        // Nobody may be waiting any more.
+        let _ = tell.send(wish);
     }
 }

@@ -94,6 +94,23 @@ impl Node {
         child.wait().expect("the process is reaped")
     }
 
+    /// SIGHUP: the certificates are read again.
+    pub fn hang_up(&self) {
+        let child = self.child.as_ref().expect("only a running node is told");
+        let pid = rustix::process::Pid::from_child(child);
+        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("SIGHUP is delivered");
+    }
+
+    /// The sum of the series whose line begins with `series` (a name, or a name with labels up to some point).
+    pub fn metric(&self, series: &str) -> f64 {
+        let page = get(self.http_port, "/metrics").map(|(_, page)| page);
+        let values = page.unwrap_or_default();
+        let values = values.lines().filter(|line| line.starts_with(series));
+        values
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+
     /// Waits until `/readyz` answers 200; fails the test with the log's end otherwise.
     pub fn wait_ready(&self) {
         let log = self.log.clone();
