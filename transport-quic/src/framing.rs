@@ -3,11 +3,11 @@
 //!
 //! One write per message would cost ten times as much: quinn scans its unacknowledged pieces linearly.
 
-use crate::limits::{OWN_CHUNK_BYTES_MIN, PIECE_BYTES_MAX, READ_BYTES, READ_STEP_BYTES_MAX};
+use crate::limits::{OWN_CHUNK_BYTES_MIN, PIECE_BYTES_MAX, READ_BYTES_MAX, TRUSTED_BYTES_MAX};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use quinn::{ReadError, RecvStream, SendStream, StoppedError, VarInt, WriteError};
+use std::ops::RangeInclusive;
 use thiserror::Error;
-use tokio::io::AsyncReadExt;
 
 /// Bytes of a length prefix.
 const PREFIX: usize = 4;
@@ -140,19 +140,23 @@ impl Drop for Stream {
     }
 }
 
-/// Cuts messages out of a stream.
+/// Cuts messages out of a stream. Each message has a buffer of its own, of exactly its size: what keeps a part of a
+/// message keeps nothing else alive.
 pub(crate) struct FrameReader {
     stream: RecvStream,
-    buffer: BytesMut,
-    length: std::ops::RangeInclusive<usize>,
+    /// Read and not yet cut.
+    chunk: Bytes,
+    message: Gathering,
+    length: RangeInclusive<usize>,
 }
 
 impl FrameReader {
     /// Accepts messages whose length lies in `length`.
-    pub(crate) fn new(stream: RecvStream, length: std::ops::RangeInclusive<usize>) -> FrameReader {
+    pub(crate) fn new(stream: RecvStream, length: RangeInclusive<usize>) -> FrameReader {
         FrameReader {
             stream,
-            buffer: BytesMut::new(),
+            chunk: Bytes::new(),
+            message: Gathering::default(),
             length,
         }
     }
@@ -160,53 +164,58 @@ impl FrameReader {
     /// The next message; None when the stream ended between messages. Not cancel-safe.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
         loop {
-            let wanted = match cut_message(&mut self.buffer, &self.length)? {
-                Cut::Message(message) => return Ok(Some(message)),
-                Cut::Missing(bytes) => bytes,
-            };
-            self.buffer.reserve(wanted.clamp(READ_BYTES, READ_STEP_BYTES_MAX));
-            if self.read().await? == 0 {
-                return if self.buffer.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(FrameError::Truncated)
-                };
+            if let Some(message) = self.message.take_from(&mut self.chunk, &self.length)? {
+                return Ok(Some(message));
+            }
+            match self.stream.read_chunk(READ_BYTES_MAX, true).await? {
+                Some(chunk) => self.chunk = chunk.bytes,
+                None if self.message.is_empty() => return Ok(None),
+                None => return Err(FrameError::Truncated),
             }
         }
     }
-
-    async fn read(&mut self) -> Result<usize, FrameError> {
-        let read = self.stream.read_buf(&mut self.buffer).await;
-        // quinn wraps its own error for tokio's trait; anything else cannot come out of it.
-        read.map_err(|e| match e.downcast::<ReadError>() {
-            Ok(error) => FrameError::Read(error),
-            Err(_) => FrameError::Read(ReadError::ClosedStream),
-        })
-    }
 }
 
-pub(crate) enum Cut {
-    Message(Bytes),
-    Missing(usize),
+/// A message of which some bytes may have arrived.
+#[derive(Default)]
+pub(crate) struct Gathering {
+    prefix: [u8; PREFIX],
+    prefix_bytes: usize,
+    body: BytesMut,
 }
 
-pub(crate) fn cut_message(
-    buffer: &mut BytesMut,
-    allowed: &std::ops::RangeInclusive<usize>,
-) -> Result<Cut, FrameError> {
-    if buffer.len() < PREFIX {
-        return Ok(Cut::Missing(PREFIX - buffer.len()));
+impl Gathering {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.prefix_bytes == 0
     }
-    let length = (&buffer[..]).get_u32() as usize;
-    if !allowed.contains(&length) {
-        return Err(FrameError::Length(length, *allowed.start(), *allowed.end()));
+
+    /// Takes what belongs to the message from the chunk; the message once it is whole.
+    pub(crate) fn take_from(
+        &mut self,
+        chunk: &mut Bytes,
+        allowed: &RangeInclusive<usize>,
+    ) -> Result<Option<Bytes>, FrameError> {
+        let head = chunk.len().min(PREFIX - self.prefix_bytes);
+        chunk.copy_to_slice(&mut self.prefix[self.prefix_bytes..self.prefix_bytes + head]);
+        self.prefix_bytes += head;
+        if self.prefix_bytes < PREFIX {
+            return Ok(None);
+        }
+        let length = u32::from_be_bytes(self.prefix) as usize;
+        if !allowed.contains(&length) {
+            return Err(FrameError::Length(length, *allowed.start(), *allowed.end()));
+        }
+        // What is announced gets room at once when it is little, and otherwise as it arrives.
+        let missing = length - self.body.len();
+        self.body.reserve(missing.min(chunk.len().max(TRUSTED_BYTES_MAX)));
+        let part = chunk.split_to(missing.min(chunk.len()));
+        self.body.extend_from_slice(&part);
+        if part.len() < missing {
+            return Ok(None);
+        }
+        self.prefix_bytes = 0;
+        Ok(Some(std::mem::take(&mut self.body).freeze()))
     }
-    let have = buffer.len() - PREFIX;
-    if have < length {
-        return Ok(Cut::Missing(length - have));
-    }
-    buffer.advance(PREFIX);
-    Ok(Cut::Message(buffer.split_to(length).freeze()))
 }
 
 #[cfg(test)]
@@ -218,13 +227,22 @@ mod tests {
         chunks.iter().for_each(|chunk| batch.put(chunk.clone()));
     }
 
-    fn cut_all(mut wire: BytesMut) -> Vec<Bytes> {
-        let mut found = Vec::new();
-        while let Cut::Message(message) = cut_message(&mut wire, &(0..=usize::MAX)).unwrap() {
-            found.push(message);
+    /// Cuts what arrives in steps of `step` bytes.
+    fn cut(wire: &[u8], step: usize, allowed: RangeInclusive<usize>) -> Result<Vec<Bytes>, FrameError> {
+        let (mut found, mut message) = (Vec::new(), Gathering::default());
+        for part in wire.chunks(step) {
+            let mut chunk = Bytes::copy_from_slice(part);
+            while let Some(whole) = message.take_from(&mut chunk, &allowed)? {
+                found.push(whole);
+            }
+            assert!(chunk.is_empty());
         }
-        assert!(wire.is_empty());
-        found
+        assert!(message.is_empty(), "the stream ended inside a message");
+        Ok(found)
+    }
+
+    fn cut_all(wire: &[u8]) -> Vec<Bytes> {
+        cut(wire, wire.len(), 0..=usize::MAX).unwrap()
     }
 
     #[test]
@@ -240,9 +258,8 @@ mod tests {
         let pieces = batch.into_pieces();
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces[1].as_ptr(), large.as_ptr());
-        let wire = BytesMut::from(pieces.concat().as_slice());
         assert_eq!(
-            cut_all(wire),
+            cut_all(&pieces.concat()),
             [
                 small.clone(),
                 small.clone(),
@@ -257,24 +274,48 @@ mod tests {
         message(&mut batch, &[Bytes::from(vec![3; 3 * PIECE_BYTES_MAX + 1])]);
         let pieces = batch.into_pieces();
         assert_eq!(pieces.iter().map(Bytes::len).max(), Some(PIECE_BYTES_MAX));
-        assert_eq!(cut_all(BytesMut::from(pieces.concat().as_slice())).len(), 1);
+        assert_eq!(cut_all(&pieces.concat()).len(), 1);
+    }
+
+    #[test]
+    fn messages_come_out_whole_and_alone_however_they_arrive() {
+        let messages: Vec<Bytes> = [1usize, 0, 300, 7]
+            .iter()
+            .map(|&n| Bytes::from(vec![5; n]))
+            .collect();
+        let mut batch = Batch::default();
+        messages
+            .iter()
+            .for_each(|one| message(&mut batch, std::slice::from_ref(one)));
+        let wire = batch.into_pieces().concat();
+        for step in 1..=wire.len() {
+            assert_eq!(cut(&wire, step, 0..=300).unwrap(), messages);
+        }
+        let long = cut_all(&wire).swap_remove(2);
+        assert!(
+            long.try_into_mut().is_ok_and(|own| own.capacity() < 2 * 300),
+            "it shares no buffer"
+        );
     }
 
     #[test]
     fn lengths_outside_the_limits_are_refused() {
-        let mut wire = BytesMut::from(&[0, 0, 0, 9, 1][..]);
-        assert!(matches!(
-            cut_message(&mut wire.clone(), &(0..=8)),
-            Err(FrameError::Length(9, 0, 8))
-        ));
-        assert!(matches!(
-            cut_message(&mut wire.clone(), &(10..=20)),
-            Err(FrameError::Length(9, ..))
-        ));
-        assert!(matches!(cut_message(&mut wire, &(0..=9)), Ok(Cut::Missing(8))));
-        assert!(matches!(
-            cut_message(&mut BytesMut::new(), &(0..=9)),
-            Ok(Cut::Missing(PREFIX))
-        ));
+        let wire = [0, 0, 0, 9, 1, 1, 1, 1, 1, 1, 1, 1, 1];
+        assert!(matches!(cut(&wire, 2, 0..=8), Err(FrameError::Length(9, 0, 8))));
+        assert!(matches!(cut(&wire, 13, 10..=20), Err(FrameError::Length(9, ..))));
+        assert_eq!(cut(&wire, 3, 0..=9).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn an_announcement_alone_takes_little_room() {
+        let mut message = Gathering::default();
+        let mut chunk = Bytes::from_static(&[0, 255, 255, 255, 1]);
+        assert!(
+            message
+                .take_from(&mut chunk, &(0..=usize::MAX))
+                .unwrap()
+                .is_none()
+        );
+        assert!(message.body.capacity() <= 2 * TRUSTED_BYTES_MAX);
     }
 }

@@ -1,10 +1,10 @@
 //! The decoders of this crate as functions of bytes. Each says whether it took the bytes for what they should be,
 //! and panics when a promise is broken. For fuzzers, and for the tests that replay what they found.
 
-use crate::framing::{Cut, cut_message};
+use crate::framing::Gathering;
 use crate::hello::{Hello, Identity, Purpose, StreamKind, WIRE_VERSIONS};
 use crate::identity::{ClusterId, certified_name, cluster_of};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use multiraft::NodeId;
 use rustls::pki_types::CertificateDer;
 
@@ -19,26 +19,24 @@ pub fn frames(data: &[u8]) -> bool {
     let whole = cut_all(std::iter::once(stream));
     let pieces = cut_all(stream.chunks(1 + usize::from(*step)));
     assert_eq!(whole, pieces, "a stream reads the same however it arrives");
-    whole.1 == Some(0)
+    whole.1 == Some(true)
 }
 
-/// The messages in a stream, and the bytes after the last one; None if a length is refused.
-fn cut_all<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Bytes>, Option<usize>) {
-    let (mut buffer, mut found) = (BytesMut::new(), Vec::new());
+/// The messages in a stream, and whether the last one is whole; None if a length is refused.
+fn cut_all<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Bytes>, Option<bool>) {
+    let (mut message, mut found) = (Gathering::default(), Vec::new());
     for piece in pieces {
-        buffer.extend_from_slice(piece);
+        let mut chunk = Bytes::copy_from_slice(piece);
         loop {
-            match cut_message(&mut buffer, &(2..=LENGTH_MAX)) {
-                Ok(Cut::Message(message)) => found.push(message),
-                Ok(Cut::Missing(bytes)) => {
-                    assert!(bytes > 0 && bytes <= LENGTH_MAX, "{bytes} bytes are missing");
-                    break;
-                }
+            match message.take_from(&mut chunk, &(2..=LENGTH_MAX)) {
+                Ok(Some(whole)) => found.push(whole),
+                Ok(None) => break,
                 Err(_) => return (found, None),
             }
         }
+        assert!(chunk.is_empty(), "what is not a whole message is kept");
     }
-    (found, Some(buffer.len()))
+    (found, Some(message.is_empty()))
 }
 
 /// Streams for `frames`.

@@ -29,10 +29,10 @@ pub(crate) const WRITE_BYTES: usize = 64 << 10;
 pub(crate) const OWN_CHUNK_BYTES_MIN: usize = 4 << 10;
 /// An uncopied chunk is cut into pieces of this size: acknowledged bytes are released piece by piece.
 pub(crate) const PIECE_BYTES_MAX: usize = 64 << 10;
-/// A reader asks for at least this much room. What it delivers pins no more than this or one frame.
-pub(crate) const READ_BYTES: usize = 64 << 10;
-/// A reader makes room for an announced frame in steps of this size: a length alone allocates little.
-pub(crate) const READ_STEP_BYTES_MAX: usize = 1 << 20;
+/// A reader takes at most this many bytes of a stream at a time.
+pub(crate) const READ_BYTES_MAX: usize = 1 << 20;
+/// A message gets a buffer of up to this size on the word of its sender; more only as it arrives.
+pub(crate) const TRUSTED_BYTES_MAX: usize = 64 << 10;
 
 /// Handshakes under way at once; more are refused.
 pub(crate) const HANDSHAKES_MAX: usize = 256;
@@ -83,6 +83,14 @@ pub(crate) const SOCKET_BYTES: usize = 4 << 20;
 pub(crate) const IDLE_TIMEOUT: Duration = Duration::from_secs(5);
 /// An otherwise silent connection sends something this often.
 pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// Packets that need an acknowledgement before one is sent for them; fewer wait up to [`ACK_DELAY_MAX`], or for a packet
+/// that goes the other way anyway.
+pub(crate) const PACKETS_PER_ACK: u32 = 8;
+/// How long packets wait for their acknowledgement. Far below any timeout of ours.
+pub(crate) const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
+/// Bytes a fresh connection may have on their way. More than [`PACKETS_PER_ACK`] packets, or it would stand still until
+/// the delay is over; nodes and clients are near each other, and a burst of requests must not be paced.
+pub(crate) const INITIAL_WINDOW: u64 = 1 << 20;
 /// Expected round trip before one is measured.
 pub(crate) const INITIAL_RTT: Duration = Duration::from_millis(25);
 /// A dial that has not led to an accepted hello by then is given up. Short, because a fresh attempt probes at
@@ -117,7 +125,7 @@ const _: () = {
     // The same for bulk, although each stream has a connection of its own.
     assert!(SEND_WINDOW > BULK_OUT_MAX as u64 * STREAM_WINDOW as u64);
     assert!(
-        2 * BULK_PIECES_AHEAD * BULK_PIECE_BYTES_MAX + STREAM_WINDOW as usize + READ_STEP_BYTES_MAX
+        2 * BULK_PIECES_AHEAD * BULK_PIECE_BYTES_MAX + STREAM_WINDOW as usize + READ_BYTES_MAX
             <= BULK_AHEAD_BYTES_MAX
     );
     assert!(KEEP_ALIVE.as_millis() < BULK_STALL_TIMEOUT.as_millis());
@@ -126,7 +134,7 @@ const _: () = {
     assert!(CALLS_BYTES_MAX >= CALL_BYTES_MAX && CALL_BYTES_MAX <= u32::MAX as usize - 8);
     assert!(FRAME_BYTES_MAX <= u32::MAX as usize);
     assert!(REQUESTS_MAX >= CALLS_MAX);
-    assert!(WRITE_BYTES >= OWN_CHUNK_BYTES_MIN && READ_STEP_BYTES_MAX >= READ_BYTES);
+    assert!(WRITE_BYTES >= OWN_CHUNK_BYTES_MIN && READ_BYTES_MAX >= TRUSTED_BYTES_MAX);
     assert!(KEEP_ALIVE.as_millis() * 2 < IDLE_TIMEOUT.as_millis());
     assert!(BACKOFF_MIN.as_millis() <= BACKOFF_MAX.as_millis());
     // A new link comes up before the old one gives up, and renewals do not pile up.
@@ -134,3 +142,4 @@ const _: () = {
     assert!(REPLACED_TIMEOUT.as_millis() + REPLACED_LINGER.as_millis() < REDIAL_INTERVAL.as_millis());
     assert!(HANDSHAKES_UNVALIDATED_MAX < HANDSHAKES_MAX);
 };
+const _: () = assert!(INITIAL_WINDOW > 2 * PACKETS_PER_ACK as u64 * 1500);

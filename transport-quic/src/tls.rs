@@ -2,16 +2,17 @@
 
 use crate::identity::Credentials;
 use crate::limits::{
-    BIDI_STREAMS_MAX, HANDSHAKES_MAX, IDLE_TIMEOUT, INCOMING_BYTES_MAX, INCOMING_BYTES_TOTAL, INITIAL_RTT,
-    KEEP_ALIVE, SEND_WINDOW, SOCKET_BYTES, STREAM_WINDOW, UNI_STREAMS_MAX,
+    ACK_DELAY_MAX, BIDI_STREAMS_MAX, HANDSHAKES_MAX, IDLE_TIMEOUT, INCOMING_BYTES_MAX, INCOMING_BYTES_TOTAL,
+    INITIAL_RTT, INITIAL_WINDOW, KEEP_ALIVE, PACKETS_PER_ACK, SEND_WINDOW, SOCKET_BYTES, STREAM_WINDOW,
+    UNI_STREAMS_MAX,
 };
 use crate::transport::{Config, Congestion, Options, StartError};
 use aws_lc_rs::hmac;
-use quinn::congestion::BbrConfig;
+use quinn::congestion::{BbrConfig, ControllerFactory, CubicConfig};
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use quinn_proto::HashedConnectionIdGenerator;
 use rustls::client::Resumption;
@@ -119,10 +120,33 @@ fn transport(congestion: Congestion) -> TransportConfig {
         .keep_alive_interval(Some(KEEP_ALIVE))
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(ack_frequency()))
         .datagram_receive_buffer_size(None);
-    if congestion == Congestion::Bbr {
-        config.congestion_controller_factory(Arc::new(BbrConfig::default()));
+    config.congestion_controller_factory(factory(congestion));
+    config
+}
+
+fn factory(congestion: Congestion) -> Arc<dyn ControllerFactory + Send + Sync> {
+    match congestion {
+        Congestion::Cubic => {
+            let mut cubic = CubicConfig::default();
+            cubic.initial_window(INITIAL_WINDOW);
+            Arc::new(cubic)
+        }
+        Congestion::Bbr => {
+            let mut bbr = BbrConfig::default();
+            bbr.initial_window(INITIAL_WINDOW);
+            Arc::new(bbr)
+        }
     }
+}
+
+/// Without it every second packet is acknowledged, which costs as many datagrams as a request and its answer.
+fn ack_frequency() -> AckFrequencyConfig {
+    let mut config = AckFrequencyConfig::default();
+    config
+        .ack_eliciting_threshold(PACKETS_PER_ACK.into())
+        .max_ack_delay(Some(ACK_DELAY_MAX));
     config
 }
 
