@@ -243,7 +243,7 @@ mod tests {
             id: EntryId::new(1, 1),
             payload: Payload::Noop(Stamp(0)),
         };
-        assert!(full.append(&[noop.clone()], 100, |_| 0));
+        assert!(full.append(std::slice::from_ref(&noop), 100, |_| 0));
         assert!(!full.append(&[noop, command(1)], 100, |_| 0));
     }
 

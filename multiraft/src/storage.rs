@@ -247,6 +247,9 @@ pub trait RaftStorage {
     /// False while a group that was split off this one needs its replay (see [`Split`]): until then neither an install
     /// nor a tombstone of this group may be submitted. A checkpoint settles it.
     fn is_settled(&self, group: GroupId) -> bool;
+    /// The turn is over and the worker would sleep: a store that writes on the worker's own thread does it here, one
+    /// batch at most. May block as long as a write takes. Only hosts call it; a store must not rely on it unless told.
+    fn write_here(&mut self) {}
 }
 
 /// Finds the node a replica lives on. (A convenience for hosts; see `Membership::nodes`.)

@@ -274,6 +274,11 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         &self.machine
     }
 
+    /// Lets the store write on this thread what the last turn submitted; see [`RaftStorage::write_here`].
+    pub fn write_here(&mut self) {
+        self.storage.write_here();
+    }
+
     /// The storage.
     pub fn storage(&self) -> &S {
         &self.storage

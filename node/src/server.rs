@@ -102,6 +102,7 @@ fn store_options(sizes: &StorageOptions, workers: usize, segment_bytes_max: u64)
         segment_bytes: segment_bytes_max,
         memtable_bytes: sizes.memtable_bytes,
         cache_bytes: usize::try_from(sizes.cache_bytes).unwrap_or(usize::MAX),
+        workers_write: true,
         ..store_redb::Options::new(workers)
     };
     options.with_ring(sizes.ring_bytes)

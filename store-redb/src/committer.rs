@@ -4,7 +4,9 @@
 use crate::engine::{Engine, lock};
 use crate::group_log::LogIndex;
 use crate::header::Position;
-use crate::limits::{BLOCK_BYTES, RECORD_BYTES_MAX, RECORD_BYTES_SOFT, SPARE_BUFFERS_MAX};
+use crate::limits::{
+    BLOCK_BYTES, QUICK_WRITE_MICROS, RECORD_BYTES_MAX, RECORD_BYTES_SOFT, SPARE_BUFFERS_MAX,
+};
 use crate::options::CommitSample;
 use crate::record::{Acknowledgement, Change, Fate, OpId, PlacedWrite, Record};
 use crate::ring::Place;
@@ -164,6 +166,32 @@ impl Engine {
             then_send: batch.then_send,
         });
         drop(queue);
+        if !self.workers_write() {
+            self.work.notify_one();
+        }
+    }
+
+    /// Whether a worker that submitted writes the batch itself, at the end of its turn.
+    fn workers_write(&self) -> bool {
+        self.options.workers_write && self.write_micros.load(Ordering::Relaxed) <= QUICK_WRITE_MICROS
+    }
+
+    /// Writes what waits, unless another thread is writing: that one looks again when it is done. What is left after
+    /// one record is the log thread's.
+    pub(crate) fn commit_here(&self) {
+        if !self.options.workers_write || lock(&self.queue).is_empty() {
+            return;
+        }
+        if self.workers_write() {
+            let Ok(writing) = self.writing.try_lock() else {
+                return;
+            };
+            self.commit_next();
+            drop(writing);
+            if lock(&self.queue).is_empty() {
+                return;
+            }
+        }
         self.work.notify_one();
     }
 
@@ -175,6 +203,12 @@ impl Engine {
 
     /// Makes the oldest waiting record durable and acknowledges what it holds.
     pub(crate) fn commit_once(&self) -> Committed {
+        let _writing = lock(&self.writing);
+        self.commit_next()
+    }
+
+    /// To be called while `writing` is held.
+    fn commit_next(&self) -> Committed {
         let Some(mut record) = lock(&self.queue).take() else {
             return Committed::Idle;
         };
@@ -235,8 +269,18 @@ impl Engine {
         if let Err(error) = self.file.write_ring(offset, &record.bytes) {
             self.write_failed("write the log", &error);
         }
-        self.count(record, started.elapsed());
+        let took = started.elapsed();
+        self.learn_speed(took);
+        self.count(record, took);
         record.told = lock(&self.index).take(record, Position { offset, sequence });
+    }
+
+    /// A moving average over eight writes or so.
+    fn learn_speed(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX / 8);
+        let before = self.write_micros.load(Ordering::Relaxed);
+        self.write_micros
+            .store((7 * before + took) / 8, Ordering::Relaxed);
     }
 
     fn count(&self, record: &Record, sync: Duration) {

@@ -79,6 +79,10 @@ pub(crate) struct Engine {
     pub(crate) stagings: Mutex<Stagings>,
     /// Staged rows became durable, or the store stops.
     pub(crate) staged: Condvar,
+    /// Held while a record is taken from the queue, written and acknowledged: records keep their order.
+    pub(crate) writing: Mutex<()>,
+    /// How long durable writes take of late, in microseconds.
+    pub(crate) write_micros: AtomicU64,
     pub(crate) queue: Mutex<Queue>,
     /// A batch waits, or the store stops.
     pub(crate) work: Condvar,
@@ -133,6 +137,8 @@ impl Engine {
             cut_ready: Condvar::new(),
             stagings: Mutex::default(),
             staged: Condvar::new(),
+            writing: Mutex::default(),
+            write_micros: AtomicU64::new(0),
             queue: Mutex::new(Queue::new(workers)),
             work: Condvar::new(),
             fetches: Mutex::default(),

@@ -1,17 +1,21 @@
 //! One worker's memtables: what was applied and no checkpoint holds yet. Shared between the worker, which writes and
 //! freezes them, and the checkpoint, which takes what is frozen. Knows nothing of the log.
 
-use crate::limits::MEMTABLE_ENTRY_OVERHEAD;
+use crate::limits::{KEY_BYTES_INLINE, MEMTABLE_ENTRY_OVERHEAD};
 use crate::slot::Slot;
 use crate::span::Places;
 use crate::tables::Base;
 use bytes::Bytes;
 use multiraft::{CutId, EntryId, GroupId};
+use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+/// A key of ordinary length lies in the tree's own nodes: a comparison that follows a pointer is a cache miss.
+pub(crate) type Key = SmallVec<[u8; KEY_BYTES_INLINE]>;
+
 /// Keys and their values; `None`: removed.
-pub(crate) type Pairs = BTreeMap<Box<[u8]>, Option<Bytes>>;
+pub(crate) type Pairs = BTreeMap<Key, Option<Bytes>>;
 
 /// How far one group's part of a memtable goes.
 #[derive(Debug, Default)]
@@ -103,7 +107,7 @@ impl Memory {
                 new.saturating_sub(before)
             }
             None => {
-                pairs.insert(key.into(), value);
+                pairs.insert(Key::from_slice(key), value);
                 new
             }
         };

@@ -64,6 +64,9 @@ pub fn system_entropy() -> io::Result<[u8; 24]> {
 pub struct Options {
     /// Workers; group g belongs to worker `g % workers`.
     pub workers: usize,
+    /// Whether a worker writes the log on its own thread while the disk is quick, instead of handing every batch to the
+    /// log's thread. Its host must then call `RaftStorage::write_here` after each turn.
+    pub workers_write: bool,
     /// Bytes of the log ring; a multiple of `segment_bytes`.
     pub ring_bytes: u64,
     /// Bytes zero-filled at a time before the ring grows into them.
@@ -90,6 +93,7 @@ impl Options {
     pub fn new(workers: usize) -> Options {
         Options {
             workers,
+            workers_write: false,
             ring_bytes: 1 << 30,
             segment_bytes: 64 << 20,
             memtable_bytes: 32 << 20,

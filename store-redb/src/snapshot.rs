@@ -102,6 +102,10 @@ impl Snapshot {
     }
 
     /// The membership as of `applied`.
+    #[expect(
+        clippy::misnamed_getters,
+        reason = "of the two memberships of a row this is the one meant"
+    )]
     pub fn membership(&self) -> &Membership {
         &self.row.applied_membership
     }

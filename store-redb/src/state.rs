@@ -1,13 +1,12 @@
 //! The applied state of one worker's groups: memtables over redb. One per worker, used by its state machine.
 
 use crate::engine::{Engine, lock};
-use crate::memory::{Memory, Remembered};
+use crate::memory::{Key, Memory, Remembered};
 use crate::slot::SLOT_BYTES;
 use crate::span::{Piece, Span};
 use crate::tables::{Base, Broken};
 use bytes::Bytes;
 use multiraft::{CutId, EntryId, GroupId, ReplicaId};
-use std::cmp::Ordering;
 use std::collections::btree_map;
 use std::fmt;
 use std::iter::Peekable;
@@ -159,7 +158,7 @@ fn open_base(memory: &Memory) -> Arc<Base> {
     )
 }
 
-type Writes<'a> = Peekable<btree_map::Range<'a, Box<[u8]>, Option<Bytes>>>;
+type Writes<'a> = Peekable<btree_map::Range<'a, Key, Option<Bytes>>>;
 
 /// The memtables' part of a scan: newer tables first.
 struct Merge<'a> {
@@ -228,7 +227,7 @@ impl<'a> Merge<'a> {
     fn smallest(&mut self) -> Option<&'a [u8]> {
         self.tables
             .iter_mut()
-            .filter_map(|table| table.peek().map(|(key, _)| &***key))
+            .filter_map(|table| table.peek().map(|(key, _)| key.as_slice()))
             .min()
     }
 
@@ -236,7 +235,7 @@ impl<'a> Merge<'a> {
     fn take(&mut self, key: &[u8]) -> Option<Option<Bytes>> {
         let mut newest = None;
         for table in &mut self.tables {
-            if let Some((_, value)) = table.next_if(|(next, _)| (***next).cmp(key) == Ordering::Equal) {
+            if let Some((_, value)) = table.next_if(|(next, _)| next.as_slice() == key) {
                 newest.get_or_insert_with(|| value.clone());
             }
         }

@@ -53,4 +53,8 @@ impl RaftStorage for WorkerStorage {
     fn is_settled(&self, group: GroupId) -> bool {
         lock(&self.engine.index).is_settled(group)
     }
+
+    fn write_here(&mut self) {
+        self.engine.commit_here();
+    }
 }

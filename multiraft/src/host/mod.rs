@@ -163,6 +163,7 @@ impl Shift {
             let turn = worker.turn(&mut self.inbox, &self.clock);
             self.observer.on_turn(self.number, &turn, worker.counters());
             self.watches.publish(&worker);
+            worker.write_here();
             if worker.is_stopped() {
                 break; // before it sleeps: nobody may ever wake it again
             }

@@ -57,6 +57,10 @@ impl RaftStorage for FollowedStorage {
     fn is_settled(&self, group: GroupId) -> bool {
         self.log.is_settled(group)
     }
+
+    fn write_here(&mut self) {
+        self.log.write_here();
+    }
 }
 
 /// Where one worker's completions go, past the follower of writes.

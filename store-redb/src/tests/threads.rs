@@ -79,6 +79,7 @@ impl Worker {
             ..LogBatch::default()
         });
         self.in_flight.push_back(self.submitted);
+        self.storage.write_here();
     }
 
     fn take(&mut self, limit: Duration) -> Option<()> {
@@ -127,9 +128,22 @@ impl Worker {
 
 #[test]
 fn a_full_ring_waits_for_checkpoints_and_goes_on() {
+    fill_a_ring(false);
+}
+
+#[test]
+fn workers_that_write_the_log_themselves_lose_nothing_either() {
+    fill_a_ring(true);
+}
+
+fn fill_a_ring(workers_write: bool) {
+    let options = || crate::Options {
+        workers_write,
+        ..options(WORKERS)
+    };
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("node");
-    let opened = Store::open(&path, IDENTITY, options(WORKERS)).unwrap();
+    let opened = Store::open(&path, IDENTITY, options()).unwrap();
     let (sinks, receivers): (Vec<_>, Vec<_>) = (0..WORKERS).map(|_| channel()).unzip();
     opened.store.start(
         sinks
@@ -162,7 +176,7 @@ fn a_full_ring_waits_for_checkpoints_and_goes_on() {
     );
     drop(opened);
 
-    let opened = Store::open(&path, IDENTITY, options(WORKERS)).unwrap();
+    let opened = Store::open(&path, IDENTITY, options()).unwrap();
     for found in &opened.groups {
         let last = found.restored.truncated.index.0 + found.restored.entries.len() as u64;
         assert_eq!(last, BATCHES * ENTRIES, "{}", found.group);
