@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// A third of the CPU per put at 1,000 clients went into the system's allocator.
+#[global_allocator]
+static GLOBAL: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     flotilla::cli::main()
 }

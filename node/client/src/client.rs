@@ -5,7 +5,8 @@ use crate::error::{ConnectError, Error};
 use crate::limits::{BATCH_OPERATIONS_MAX, REQUEST_BYTES_MAX};
 use crate::link::{NotQueued, Outstanding, Shared, State, keep};
 use crate::protocol::{
-    Call, Expect, NodeRow, Operation, RangeRow, Reason, Rejection, Request, Response, Row, Slice, Status,
+    Call, Expect, NodeRow, Operation, RangeRow, Reason, Rejection, Request, Response, Routes, Row, Slice,
+    Status,
 };
 use crate::tls::Tls;
 use bytes::Bytes;
@@ -271,6 +272,21 @@ impl Client {
             other => unexpected(&other),
         })
         .await
+    }
+
+    /// Who serves what, as the connected node sees it.
+    pub(crate) async fn routes(&self, with_ranges: bool) -> Result<Routes, Error> {
+        let request = Request::Routes { with_ranges };
+        self.call(request, |_, response| match response {
+            Response::Routes(routes) => Ok(routes),
+            other => unexpected(&other),
+        })
+        .await
+    }
+
+    /// Whether there is a connection now, as far as is known.
+    pub fn is_up(&self) -> bool {
+        self.shared.is_up()
     }
 
     /// Sends the request and reads its answer. A write is sent once; a read is sent again if its connection is lost.

@@ -3,8 +3,8 @@
 use crate::error::ConnectError;
 use crate::frames::Frames;
 use crate::limits::{
-    DIAL_STAGGER, DIAL_TIMEOUT, IDLE_TIMEOUT, KEEP_ALIVE, RECEIVE_WINDOW, SEND_WINDOW, SOCKET_BYTES,
-    WRITE_BYTES_MAX,
+    ACK_DELAY_MAX, DIAL_STAGGER, DIAL_TIMEOUT, IDLE_TIMEOUT, INITIAL_WINDOW, KEEP_ALIVE, PACKETS_PER_ACK,
+    RECEIVE_WINDOW, SEND_WINDOW, SOCKET_BYTES, WRITE_BYTES_MAX,
 };
 use crate::protocol::{Call, Request, Response, SERVER_NAME};
 use crate::tls::Tls;
@@ -162,6 +162,12 @@ fn explain(error: &quinn::ConnectionError) -> String {
 
 fn transport() -> quinn::TransportConfig {
     let mut transport = quinn::TransportConfig::default();
+    let mut congestion = quinn::congestion::CubicConfig::default();
+    congestion.initial_window(INITIAL_WINDOW);
+    let mut ack_frequency = quinn::AckFrequencyConfig::default();
+    ack_frequency
+        .ack_eliciting_threshold(PACKETS_PER_ACK.into())
+        .max_ack_delay(Some(ACK_DELAY_MAX));
     let idle = Duration::try_into(IDLE_TIMEOUT).expect("the idle timeout fits into a QUIC integer");
     transport
         .max_concurrent_bidi_streams(0u32.into())
@@ -171,6 +177,8 @@ fn transport() -> quinn::TransportConfig {
         .send_window(SEND_WINDOW.into())
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(Some(KEEP_ALIVE))
+        .ack_frequency_config(Some(ack_frequency))
+        .congestion_controller_factory(Arc::new(congestion))
         .initial_rtt(Duration::from_millis(25))
         .initial_mtu(1452);
     transport

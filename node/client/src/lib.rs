@@ -20,10 +20,12 @@ mod frames;
 pub mod fuzzing;
 pub mod limits;
 mod link;
+mod pool;
 pub mod protocol;
 mod tls;
 
 pub use client::{Client, ClientOptions, Condition, Found, Page, Swapped, Write};
 pub use error::{ConnectError, Error};
+pub use pool::Pool;
 pub use protocol::{NodeRow, RangeRow, Reason, Status};
 pub use tls::{Tls, TlsError};

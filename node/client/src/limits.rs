@@ -25,8 +25,20 @@ pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
 /// A connection is given up when nothing was heard for this long: a node that was killed says nothing. Shorter than
 /// the usual deadline of a call, so that a read can still be asked elsewhere.
 pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Packets that need an acknowledgement before one is sent for them; fewer wait up to [`ACK_DELAY_MAX`], or for a packet
+/// that goes the other way anyway.
+pub const PACKETS_PER_ACK: u32 = 8;
+/// How long packets wait for their acknowledgement. Far below any timeout of ours.
+pub const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
+/// Bytes a fresh connection may have on their way. More than [`PACKETS_PER_ACK`] packets, or it would stand still until
+/// the delay is over; nodes and clients are near each other, and a burst of requests must not be paced.
+pub const INITIAL_WINDOW: u64 = 1 << 20;
 /// A silent connection is probed this often.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// A pool asks again who leads what when it knows it this long, and is used.
+pub const ROUTES_AGE_MAX: Duration = Duration::from_secs(1);
+/// How long a node may take to tell.
+pub const ROUTES_TIMEOUT: Duration = Duration::from_millis(500);
 /// Socket buffers asked for, in bytes.
 pub const SOCKET_BYTES: usize = 4 << 20;
 /// Bytes of answers that may be on their way to us.
@@ -38,3 +50,4 @@ const _: () = assert!(REQUEST_BYTES_MAX < QUEUE_BYTES_MAX);
 const _: () = assert!(OUTSTANDING_MAX < u32::MAX as usize);
 const _: () = assert!(KEEP_ALIVE.as_millis() * 3 <= IDLE_TIMEOUT.as_millis());
 const _: () = assert!(DIAL_STAGGER.as_millis() * 4 < DIAL_TIMEOUT.as_millis());
+const _: () = assert!(INITIAL_WINDOW > 2 * PACKETS_PER_ACK as u64 * 1500);

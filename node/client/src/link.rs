@@ -104,6 +104,10 @@ impl Shared {
             .expect("nothing panics while it holds the queue")
     }
 
+    pub(crate) fn is_up(&self) -> bool {
+        self.lock().up
+    }
+
     /// Follows whether there is a connection.
     pub(crate) fn state(&self) -> watch::Receiver<State> {
         self.state.subscribe()

@@ -115,6 +115,11 @@ pub enum Request<'a> {
     RangeLs,
     /// Answers `Nodes`.
     NodeLs,
+    /// Who serves what. Answers `Routes`; cheap, asked again and again.
+    Routes {
+        /// Without them the answer only names the node.
+        with_ranges: bool,
+    },
 }
 
 impl Request<'_> {
@@ -129,7 +134,8 @@ impl Request<'_> {
             | Request::Scan { .. }
             | Request::Status
             | Request::RangeLs
-            | Request::NodeLs => false,
+            | Request::NodeLs
+            | Request::Routes { .. } => false,
         }
     }
 }
@@ -184,6 +190,8 @@ pub enum Response<'a> {
     Nodes(Vec<NodeRow>),
     /// It was not done, or nobody knows.
     Rejected(Rejection),
+    /// Who serves what.
+    Routes(Routes),
 }
 
 /// A value and its version.
@@ -297,6 +305,24 @@ pub struct RangeRow {
     pub applied: u64,
     /// Bumped by every change of the range.
     pub generation: u64,
+}
+
+/// Who serves what, as the answering node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Routes {
+    /// The node that answers.
+    pub node: u64,
+    /// In key order, without gaps; empty if not asked for.
+    pub ranges: Vec<RouteRow>,
+}
+
+/// One range, as far as a router needs it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteRow {
+    /// First key, included.
+    pub start: Vec<u8>,
+    /// The node that leads it, if known.
+    pub leader: Option<u64>,
 }
 
 /// A node as the answering node sees it.
@@ -454,6 +480,7 @@ mod tests {
             Request::Status,
             Request::RangeLs,
             Request::NodeLs,
+            Request::Routes { with_ranges: true },
         ]
     }
 
@@ -489,6 +516,10 @@ mod tests {
             }]),
             Response::Rejected(Rejection::Refused(Reason::Overloaded)),
             Response::Rejected(Rejection::BadRequest("why".to_string())),
+            Response::Routes(Routes {
+                node: 1,
+                ranges: vec![RouteRow::default()],
+            }),
         ]
     }
 

@@ -3,9 +3,10 @@
 
 use bytes::BytesMut;
 use flotilla_client::protocol::{
-    ALPN, Call, HEAD_BYTES, NUMBER_BYTES, Reason, Rejection, Request, Response, Row, Slice, Versioned,
+    ALPN, Call, HEAD_BYTES, NUMBER_BYTES, Reason, Rejection, Request, Response, RouteRow, Routes, Row, Slice,
+    Versioned,
 };
-use flotilla_client::{Client, ClientOptions, Error, Tls};
+use flotilla_client::{Client, ClientOptions, Error, Pool, Tls};
 use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::collections::BTreeMap;
@@ -73,6 +74,7 @@ impl Authority {
 struct FakeNode {
     data: Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>,
     connections: Arc<AtomicUsize>,
+    routes: Arc<Mutex<Routes>>,
 }
 
 impl FakeNode {
@@ -176,6 +178,7 @@ impl FakeNode {
                     next: rest.next().map(|(key, _)| Slice(key)),
                 }
             }
+            Request::Routes { .. } => Response::Routes(self.routes.lock().expect("not poisoned").clone()),
             other => panic!("not part of these tests: {other:?}"),
         });
     }
@@ -312,4 +315,53 @@ async fn strangers_are_told_apart_at_once() {
             "{error}"
         );
     }
+}
+
+/// Two nodes, keys from "m" on led by `second`, the others by node 1.
+fn lead(nodes: &[FakeNode; 2], second: u64) {
+    let row = |start: &[u8], leader| RouteRow {
+        start: start.to_vec(),
+        leader: Some(leader),
+    };
+    for (node, id) in nodes.iter().zip(1..) {
+        let ranges = vec![row(b"", 1), row(b"m", second)];
+        *node.routes.lock().expect("not poisoned") = Routes { node: id, ranges };
+    }
+}
+
+fn holds(node: &FakeNode, key: &[u8]) -> bool {
+    node.data.lock().expect("not poisoned").contains_key(key)
+}
+
+#[tokio::test]
+async fn a_pool_asks_the_leader_and_follows_it() {
+    let (authority, nodes) = (Authority::new(), [FakeNode::default(), FakeNode::default()]);
+    lead(&nodes, 2);
+    let (first, _one) = nodes[0].start(&authority);
+    let (second, two) = nodes[1].start(&authority);
+    let options = ClientOptions::new([first.to_string(), second.to_string()], authority.tls());
+    let pool = Pool::connect(options, 3).await.expect("connected");
+    for key in [&b"a"[..], b"z"] {
+        pool.for_key(key).put(key, b"v").await.expect("written");
+    }
+    assert!(holds(&nodes[0], b"a") && holds(&nodes[1], b"z"));
+    assert!(!holds(&nodes[0], b"z") && !holds(&nodes[1], b"a"));
+
+    lead(&nodes, 1);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !holds(&nodes[0], b"z") {
+        assert!(Instant::now() < deadline, "the pool never learns who leads now");
+        pool.for_key(b"z").put(b"z", b"v").await.expect("written");
+        // pace: routes are asked for once a second.
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    lead(&nodes, 2);
+    two.close(0u32.into(), b"stopping");
+    pool.for_key(b"zz").put(b"zz", b"v").await.ok();
+    pool.for_key(b"zzz")
+        .put(b"zzz", b"v")
+        .await
+        .expect("the node that is left serves it");
+    assert!(holds(&nodes[0], b"zzz"));
 }

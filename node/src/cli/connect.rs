@@ -5,7 +5,7 @@ use super::profile::{DEV_DIRECTORY, Profile};
 use crate::exit::{Code, Failure};
 use crate::options::values;
 use clap::Args;
-use flotilla_client::{Client, ClientOptions, Error, Reason, Tls};
+use flotilla_client::{Client, ClientOptions, ConnectError, Error, Pool, Reason, Tls};
 use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -73,11 +73,22 @@ impl ConnectArguments {
 
 /// Connects.
 pub(super) async fn connect(options: ClientOptions) -> Result<Client, Failure> {
-    Client::connect(options).await.map_err(|error| {
-        let message = format!("cannot connect: {error}");
-        let hint = advice(&message);
-        Failure::new(Code::CannotConnect, message).hint(hint)
-    })
+    Client::connect(options)
+        .await
+        .map_err(|error| cannot_connect(&error))
+}
+
+/// Connects several times, each to the next endpoint.
+pub(super) async fn connect_pool(options: ClientOptions, count: usize) -> Result<Pool, Failure> {
+    Pool::connect(options, count)
+        .await
+        .map_err(|error| cannot_connect(&error))
+}
+
+fn cannot_connect(error: &ConnectError) -> Failure {
+    let message = format!("cannot connect: {error}");
+    let hint = advice(&message);
+    Failure::new(Code::CannotConnect, message).hint(hint)
 }
 
 /// Some node answers when the handshake fails: then it is not the address that is wrong.

@@ -8,8 +8,8 @@ use crate::service::{self, Kind, RangeRoute, Service, Target};
 use bytes::Bytes;
 use flotilla_client::limits::BATCH_OPERATIONS_MAX;
 use flotilla_client::protocol::{
-    Call, Expect, NodeRow, Operation, RangeRow, Reason, Rejection, Request, Response, Row, Slice, Status,
-    Versioned,
+    Call, Expect, NodeRow, Operation, RangeRow, Reason, Rejection, Request, Response, Routes, Row, Slice,
+    Status, Versioned,
 };
 use multiraft::{AnswerSink, Outcome, Refusal, Ticket};
 use slab::Slab;
@@ -23,6 +23,8 @@ pub trait Admin: Send + Sync {
     fn status(&self) -> Status;
     /// All ranges in key order.
     fn ranges(&self) -> Vec<RangeRow>;
+    /// Who serves what; the ranges only if asked for.
+    fn routes(&self, with_ranges: bool) -> Routes;
     /// All nodes by id.
     fn nodes(&self) -> Vec<NodeRow>;
 }
@@ -139,6 +141,9 @@ impl<R> Inner<R> {
             Request::Status => return Err(Box::new(Response::Status(self.admin.status()))),
             Request::RangeLs => return Err(Box::new(Response::Ranges(self.admin.ranges()))),
             Request::NodeLs => return Err(Box::new(Response::Nodes(self.admin.nodes()))),
+            Request::Routes { with_ranges } => {
+                return Err(Box::new(Response::Routes(self.admin.routes(*with_ranges))));
+            }
             Request::Get { key } => {
                 let target = Target::Key(payload.slice_ref(key.0));
                 (
@@ -213,7 +218,9 @@ impl<R> Inner<R> {
                     Ok(())
                 }
             }
-            Request::Ping | Request::Status | Request::RangeLs | Request::NodeLs => Ok(()),
+            Request::Ping | Request::Status | Request::RangeLs | Request::NodeLs | Request::Routes { .. } => {
+                Ok(())
+            }
         }
     }
 
@@ -301,6 +308,7 @@ fn command<'a>(request: &Request<'a>) -> Option<(Slice<'a>, Command<'a>, Asked)>
         | Request::Status
         | Request::RangeLs
         | Request::NodeLs
+        | Request::Routes { .. }
         | Request::Get { .. }
         | Request::Scan { .. } => return None,
     })

@@ -193,7 +193,7 @@ pub const TABLE: &[OptionSpec] = &[
     OptionSpec {
         key: "storage.ring_bytes",
         form: SIZE,
-        default: "256MiB",
+        default: "1GiB",
         doc: "Size of the log ring, allocated at the first start and fixed then. An eighth of it bounds one write (MSET, batch), so give all nodes the same: a node whose ring is too small for an entry cannot follow.",
         scope: Scope::Any,
         set: |o, v| size(v, 16 * MIB, TIB).map(|n| o.storage.ring_bytes = n),
@@ -201,7 +201,7 @@ pub const TABLE: &[OptionSpec] = &[
     OptionSpec {
         key: "storage.memtable_bytes",
         form: SIZE,
-        default: "32MiB",
+        default: "128MiB",
         doc: "Applied writes kept in memory before a checkpoint starts. Larger: fewer, cheaper checkpoints.",
         scope: Scope::Any,
         set: |o, v| size(v, MIB, 64 * 1024 * MIB).map(|n| o.storage.memtable_bytes = n),

@@ -65,7 +65,7 @@ fn flags_beat_environment_beats_file_beats_defaults() {
         (options.log.level.as_str(), options.storage.cache_bytes),
         ("debug", 128 << 20)
     );
-    assert_eq!(options.storage.memtable_bytes, 32 << 20);
+    assert_eq!(options.storage.memtable_bytes, 128 << 20);
 }
 
 #[test]

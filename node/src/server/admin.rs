@@ -6,7 +6,7 @@ use crate::descriptor::RangeDescriptor;
 use crate::gateway::native::Admin;
 use crate::health::{Health, Kind};
 use crate::requests::Requests;
-use flotilla_client::protocol::{NodeRow, RangeRow, Status};
+use flotilla_client::protocol::{NodeRow, RangeRow, RouteRow, Routes, Status};
 use multiraft::host::Raft;
 use multiraft::{GroupId, NodeId};
 use std::collections::BTreeMap;
@@ -78,6 +78,24 @@ impl Admin for Overview {
             }
         };
         self.ranges.iter().map(row).collect()
+    }
+
+    /// Asks no worker: every client of a pool asks this every second.
+    fn routes(&self, with_ranges: bool) -> Routes {
+        let led = self.board.led();
+        let row = |(range, _): &(RangeDescriptor, Raft)| RouteRow {
+            start: range.start.to_vec(),
+            leader: self.leader(&led, range).map(|node| node.0),
+        };
+        let ranges = if with_ranges {
+            self.ranges.iter().map(row).collect()
+        } else {
+            Vec::new()
+        };
+        Routes {
+            node: self.node.0,
+            ranges,
+        }
     }
 
     fn nodes(&self) -> Vec<NodeRow> {

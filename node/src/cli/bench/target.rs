@@ -1,18 +1,18 @@
 //! Where the load goes: native or Redis connections, and one request over one of them.
 
-use super::super::connect::connect;
+use super::super::connect::connect_pool;
 use super::super::profile::{DEV_DIRECTORY, Profile};
 use super::plan::Operation;
 use super::resp::{Reply, RespClient};
 use super::{Api, BenchArguments};
 use crate::exit::{Code, Failure};
-use flotilla_client::{Client, ClientOptions, Error};
+use flotilla_client::{Error, Pool};
 use std::path::Path;
 use std::time::Duration;
 
 /// Connections to a cluster.
 pub(super) enum Target {
-    Native(Vec<Client>),
+    Native(Pool),
     Resp(Vec<RespClient>, Duration),
 }
 
@@ -40,7 +40,7 @@ impl Target {
 
     pub(super) fn connections(&self) -> usize {
         match self {
-            Target::Native(clients) => clients.len(),
+            Target::Native(pool) => pool.connections().len(),
             Target::Resp(clients, _) => clients.len(),
         }
     }
@@ -54,8 +54,8 @@ impl Target {
         value: &[u8],
     ) -> Result<bool, Wrong> {
         match self {
-            Target::Native(clients) => {
-                let connection = &clients[client % clients.len()];
+            Target::Native(pool) => {
+                let connection = pool.for_key(key);
                 match operation {
                     Operation::Put => connection.put(key, value).await.map(|()| true),
                     Operation::Get => connection.get(key).await.map(|found| found.is_some()),
@@ -107,21 +107,11 @@ fn understand(reply: Option<Reply>, operation: Operation) -> Result<bool, Wrong>
     }
 }
 
-async fn native(arguments: &BenchArguments) -> Result<Vec<Client>, Failure> {
+async fn native(arguments: &BenchArguments) -> Result<Pool, Failure> {
     let options = arguments.connection.resolve()?;
     let default = (options.endpoints.len() as u64).min(arguments.clients);
     let count = arguments.connections.unwrap_or(default);
-    let mut clients = Vec::new();
-    for first in 0..count as usize {
-        clients.push(
-            connect(ClientOptions {
-                first,
-                ..options.clone()
-            })
-            .await?,
-        );
-    }
-    Ok(clients)
+    connect_pool(options, count as usize).await
 }
 
 async fn resp(arguments: &BenchArguments) -> Result<Vec<RespClient>, Failure> {

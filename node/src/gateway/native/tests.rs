@@ -86,6 +86,10 @@ impl Admin for Nobody {
         }]
     }
 
+    fn routes(&self, _with_ranges: bool) -> Routes {
+        Routes::default()
+    }
+
     fn nodes(&self) -> Vec<NodeRow> {
         vec![NodeRow {
             id: 7,
