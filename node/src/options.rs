@@ -21,6 +21,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
+use transport_quic::Congestion;
 
 /// Everything one node needs to know to start. Checked: the relations between fields hold.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +52,8 @@ pub struct NodeOptions {
     pub limits: RequestLimits,
     /// Timing of elections.
     pub raft: RaftTiming,
+    /// Links between nodes.
+    pub network: NetworkOptions,
     /// Logging.
     pub log: LogOptions,
 }
@@ -121,6 +124,15 @@ pub struct RaftTiming {
     pub heartbeat: Duration,
 }
 
+/// Links between nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NetworkOptions {
+    /// How the sending rate follows losses.
+    pub congestion: Congestion,
+    /// Bytes per second that all snapshots sent by this node may take together.
+    pub bulk_bytes_per_second: u64,
+}
+
 /// Logging, to stderr.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogOptions {
@@ -180,6 +192,7 @@ impl NodeOptions {
             resp: RespOptions::default(),
             limits: RequestLimits::default(),
             raft: RaftTiming::default(),
+            network: NetworkOptions::default(),
             log: LogOptions::default(),
         }
     }

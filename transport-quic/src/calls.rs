@@ -437,3 +437,80 @@ async fn read_requests(
         );
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::Future;
+    use std::pin::pin;
+    use std::task::{Poll, Waker};
+
+    fn push(queue: &CallQueue, payload: &Bytes) -> Option<NotSent> {
+        let admitted = queue.push(payload.clone(), Box::new(|_| {}));
+        let admitted = admitted.unwrap_or_else(|_| panic!("the queue is open"));
+        admitted.err().map(|(_, why)| why)
+    }
+
+    #[test]
+    fn calls_are_bounded_by_number_and_by_bytes_until_they_are_answered() {
+        let queue = CallQueue::new();
+        let quarter = Bytes::from(vec![1; CALLS_BYTES_MAX / 4]);
+        (0..4).for_each(|_| assert_eq!(push(&queue, &quarter), None, "up to the byte"));
+        assert_eq!(
+            push(&queue, &Bytes::from_static(b"x")),
+            Some(NotSent::Full),
+            "one byte more"
+        );
+        let mut taken = Vec::new();
+        queue.take(&mut taken);
+        assert_eq!(
+            push(&queue, &Bytes::from_static(b"x")),
+            Some(NotSent::Full),
+            "written is not answered"
+        );
+        queue.complete(1, Bytes::from_static(b"done"));
+        assert_eq!(push(&queue, &quarter), None);
+
+        let queue = CallQueue::new();
+        let empty = Bytes::new();
+        (0..CALLS_MAX).for_each(|_| assert_eq!(push(&queue, &empty), None));
+        assert_eq!(push(&queue, &empty), Some(NotSent::Full));
+    }
+
+    #[test]
+    fn a_finished_queue_gives_calls_back_and_writes_what_it_took() {
+        let queue = CallQueue::new();
+        assert_eq!(push(&queue, &Bytes::from_static(b"taken")), None);
+        queue.finish();
+        assert!(queue.push(Bytes::from_static(b"late"), Box::new(|_| {})).is_err());
+        let mut taken = Vec::new();
+        assert_eq!((queue.take(&mut taken), taken.len()), (More::Never, 1));
+        assert_eq!(queue.waiting().0, 1, "it still waits for its answer");
+    }
+
+    fn is_ready(future: impl Future) -> bool {
+        let mut polling = std::task::Context::from_waker(Waker::noop());
+        matches!(pin!(future).poll(&mut polling), Poll::Ready(_))
+    }
+
+    #[test]
+    fn reading_pauses_while_too_many_requests_or_bytes_of_answers_wait() {
+        let queue = ReplyQueue::new();
+        (0..REQUESTS_MAX).for_each(|_| assert!(is_ready(queue.admit())));
+        assert!(!is_ready(queue.admit()), "one request more");
+        queue.push(1, Bytes::from_static(b"answer"));
+        queue.take(&mut Vec::new());
+        assert!(is_ready(queue.admit()), "one answer was written");
+
+        let queue = ReplyQueue::new();
+        let largest = Bytes::from(vec![1; CALL_BYTES_MAX]);
+        for number in 0..(REPLIES_BYTES_MAX / CALL_BYTES_MAX) as u64 {
+            assert!(is_ready(queue.admit()));
+            queue.push(number, largest.clone());
+        }
+        assert!(
+            !is_ready(queue.admit()),
+            "a client that reads no answers is not read from"
+        );
+    }
+}

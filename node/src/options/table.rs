@@ -4,6 +4,7 @@ use super::boundaries::RANGES_MAX;
 use super::values;
 use super::{LogFormat, NodeOptions};
 use multiraft::NodeId;
+use transport_quic::Congestion;
 
 /// Whether an option may differ between the nodes of one process (`dev` sets those itself).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,6 +81,14 @@ fn shown(bytes: u64) -> String {
         _ if bytes.is_multiple_of(MIB) => format!("{}MiB", bytes / MIB),
         _ if bytes.is_multiple_of(KIB) => format!("{}KiB", bytes / KIB),
         _ => format!("{bytes}B"),
+    }
+}
+
+fn congestion(text: &str) -> Result<Congestion, String> {
+    match text {
+        "cubic" => Ok(Congestion::Cubic),
+        "bbr" => Ok(Congestion::Bbr),
+        _ => Err(format!("`{text}` is neither cubic nor bbr")),
     }
 }
 
@@ -286,6 +295,23 @@ pub const TABLE: &[OptionSpec] = &[
         doc: "Interval between a leader's beats. At most half the shortest election timeout.",
         scope: Scope::Any,
         set: |o, v| values::duration(v).map(|d| o.raft.heartbeat = d),
+    },
+    OptionSpec {
+        key: "network.congestion",
+        form: "cubic|bbr",
+        default: "cubic",
+        doc: "How the sending rate between nodes follows losses. `bbr` helps on long lines that lose packets, and costs \
+              throughput on good ones.",
+        scope: Scope::Any,
+        set: |o, v| congestion(v).map(|how| o.network.congestion = how),
+    },
+    OptionSpec {
+        key: "network.bulk_rate",
+        form: SIZE,
+        default: "100MB",
+        doc: "Bytes per second that all snapshots sent by this node may take together. Leave the link room for the rest.",
+        scope: Scope::Any,
+        set: |o, v| size(v, MIB, TIB).map(|n| o.network.bulk_bytes_per_second = n),
     },
     OptionSpec {
         key: "log.level",

@@ -454,7 +454,11 @@ fn config(plan: &Plan, incarnation: u64) -> Result<Config, Failure> {
         listen: options.listen.quic,
         peers: options.initial_cluster.iter().cloned().collect(),
         secret: late::secret(&options.data_dir)?,
-        options: transport_quic::Options::default(),
+        options: transport_quic::Options {
+            congestion: options.network.congestion,
+            bulk_bytes_per_second: options.network.bulk_bytes_per_second,
+            ..transport_quic::Options::default()
+        },
     })
 }
 
