@@ -143,8 +143,11 @@ fn apply(bytes: &mut Vec<u8>, edit: &Edit, files: &[Vec<u8>]) {
 /// A case costs microseconds, so there are more than usual; `PROPTEST_CASES` counts as usual, times this.
 fn many() -> ProptestConfig {
     let usual = ProptestConfig::default();
-    let cases = usual.cases * 40;
-    ProptestConfig { cases, ..usual }
+    ProptestConfig {
+        cases: usual.cases * 40,
+        failure_persistence: None, // what it finds goes into the corpus
+        ..usual
+    }
 }
 
 proptest! {

@@ -3,8 +3,11 @@
 use bytes::Bytes;
 use std::fmt;
 
-/// Most ranges of a new cluster, evenly cut (one per two-hex-digit prefix) or at explicit keys.
-pub const RANGES_MAX: usize = 256;
+/// Most ranges of a new cluster, evenly cut or at explicit keys.
+pub const RANGES_MAX: usize = 4096;
+/// Up to this many ranges begin at prefixes of two hexadecimal digits, more at prefixes of four.
+const SHORT_MAX: usize = 256;
+const _: () = assert!(RANGES_MAX <= 1 << 16, "each range needs a prefix of its own");
 
 /// Why no ranges can be cut this way.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,8 +40,8 @@ impl fmt::Display for BadBoundaries {
 
 impl std::error::Error for BadBoundaries {}
 
-/// The first key of every range but the first, ascending. Explicit split keys win; without any, the two-hex-digit
-/// prefixes 00..ff are divided evenly over `ranges`.
+/// The first key of every range but the first, ascending. Explicit split keys win; without any, the hexadecimal
+/// prefixes 00..ff (beyond 256 ranges 0000..ffff) are divided evenly over `ranges`.
 pub fn boundaries(ranges: usize, split_keys: &[Bytes]) -> Result<Vec<Bytes>, BadBoundaries> {
     if split_keys.is_empty() {
         even(ranges)
@@ -49,9 +52,11 @@ pub fn boundaries(ranges: usize, split_keys: &[Bytes]) -> Result<Vec<Bytes>, Bad
 
 fn even(ranges: usize) -> Result<Vec<Bytes>, BadBoundaries> {
     check_count(ranges)?;
-    Ok((1..ranges)
-        .map(|i| Bytes::from(format!("{:02x}", i * 256 / ranges)))
-        .collect())
+    let prefix = |i: usize| match ranges {
+        ..=SHORT_MAX => format!("{:02x}", i * 256 / ranges),
+        _ => format!("{:04x}", i * 65_536 / ranges),
+    };
+    Ok((1..ranges).map(|i| Bytes::from(prefix(i))).collect())
 }
 
 fn check_count(ranges: usize) -> Result<(), BadBoundaries> {
@@ -99,12 +104,14 @@ mod tests {
         assert_eq!(boundaries(1, &[]), Ok(vec![]));
         assert_eq!(boundaries(4, &[]), Ok(keys(&["40", "80", "c0"])));
         assert_eq!(boundaries(3, &[]), Ok(keys(&["55", "aa"])));
-        let finest = boundaries(256, &[]).expect("the largest count is allowed");
+        let finest = boundaries(256, &[]).expect("in bounds");
         assert_eq!(
             (finest.len(), &finest[0][..], &finest[254][..]),
             (255, &b"01"[..], &b"ff"[..])
         );
-        for ranges in 1..=RANGES_MAX {
+        let longer = boundaries(1000, &[]).expect("in bounds");
+        assert_eq!((&longer[0][..], &longer[499][..]), (&b"0041"[..], &b"8000"[..]));
+        for ranges in (1..=300).chain([1000, RANGES_MAX - 1, RANGES_MAX]) {
             let starts = boundaries(ranges, &[]).expect("in bounds");
             assert_eq!(starts.len(), ranges - 1);
             assert!(
@@ -113,7 +120,10 @@ mod tests {
             );
         }
         assert_eq!(boundaries(0, &[]), Err(BadBoundaries::Count(0)));
-        assert_eq!(boundaries(257, &[]), Err(BadBoundaries::Count(257)));
+        assert_eq!(
+            boundaries(RANGES_MAX + 1, &[]),
+            Err(BadBoundaries::Count(RANGES_MAX + 1))
+        );
     }
 
     #[test]
@@ -134,6 +144,6 @@ mod tests {
         assert_eq!(boundaries(16, &keys(&["a", ""])), Err(BadBoundaries::Empty));
         let many: Vec<Bytes> = (0..RANGES_MAX).map(|i| Bytes::from(format!("{i:03}"))).collect();
         assert!(boundaries(16, &many[1..]).is_ok());
-        assert_eq!(boundaries(16, &many), Err(BadBoundaries::Count(257)));
+        assert_eq!(boundaries(16, &many), Err(BadBoundaries::Count(RANGES_MAX + 1)));
     }
 }

@@ -154,8 +154,8 @@ pub const TABLE: &[OptionSpec] = &[
         key: "ranges",
         form: "N",
         default: "16",
-        doc: "Ranges of a new cluster, 1 to 256: they divide the two-hex-digit prefixes 00..ff evenly. Only read \
-              when the data directory is new; must be the same on all nodes.",
+        doc: "Ranges of a new cluster, 1 to 4096: they divide the two-hex-digit prefixes 00..ff (beyond 256 ranges \
+              the four-digit ones) evenly. Only read when the data directory is new; must be the same on all nodes.",
         scope: Scope::Any,
         set: |o, v| values::count(v, 1, RANGES_MAX as u64).map(|n| o.ranges = n as usize),
     },

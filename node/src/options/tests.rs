@@ -150,9 +150,9 @@ fn split_keys_obey_the_limits_of_keys() {
         "split_keys (f.toml:1): a key of 17 bytes, but keys have at most 16"
     );
     assert!(hint.contains("limits.key_bytes_max"), "{hint}");
-    let many: Vec<String> = (0..256).map(|i| format!("k{i:03}")).collect();
+    let many: Vec<String> = (0..4096).map(|i| format!("k{i:04}")).collect();
     let (text, _) = refused(&format!("split_keys = \"{}\"\n", many.join(",")));
-    assert_eq!(text, "split_keys (f.toml:1): 257 ranges: use 1 to 256");
+    assert_eq!(text, "split_keys (f.toml:1): 4097 ranges: use 1 to 4096");
 }
 
 #[test]

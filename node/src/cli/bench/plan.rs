@@ -94,7 +94,7 @@ pub(super) struct Requests<'a> {
     value: Vec<u8>,
 }
 
-/// Two hexadecimal digits that spread keys over ranges, then the key's number.
+/// Four hexadecimal digits that spread keys over ranges, then the key's number.
 pub(super) const KEY_BYTES: usize = 16;
 
 impl<'a> Requests<'a> {
@@ -138,12 +138,14 @@ impl<'a> Requests<'a> {
 /// Neighbouring numbers go to different prefixes, and every prefix gets as many.
 pub(super) fn key(number: u64) -> [u8; KEY_BYTES] {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let prefix = number.wrapping_mul(167) & 0xff;
+    let spread = |number: u64| number.wrapping_mul(167) & 0xff;
+    let prefix = spread(number) << 8 | spread(number >> 8);
     let mut key = [b'0'; KEY_BYTES];
-    key[0] = DIGITS[(prefix >> 4) as usize];
-    key[1] = DIGITS[(prefix & 15) as usize];
+    for (at, digit) in key[..4].iter_mut().enumerate() {
+        *digit = DIGITS[(prefix >> (12 - 4 * at) & 15) as usize];
+    }
     let mut rest = number;
-    for digit in key[2..].iter_mut().rev() {
+    for digit in key[4..].iter_mut().rev() {
         *digit = DIGITS[(rest & 15) as usize];
         rest >>= 4;
     }
@@ -161,7 +163,7 @@ fn split_mix(state: &mut u64) -> u64 {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     pub(in super::super) fn plan(mix: &str) -> Plan {
         Plan {
@@ -188,6 +190,12 @@ pub(super) mod tests {
         assert_eq!(counts.len(), 256);
         assert!(counts.values().all(|count| *count == 2));
         assert_eq!(&key(0x1f)[2..], b"0000000000001f");
+        let finer: BTreeSet<_> = (0..100_000).map(|number| key(number)[..4].to_vec()).collect();
+        assert_eq!(
+            finer.len(),
+            1 << 16,
+            "there is a key for each of many ranges, too"
+        );
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! Closed-loop load on etcd with its native client: one client is one outstanding request; a few connections are shared.
-//! The same shape and the same report as `flotilla bench`, so that the two can stand in one table.
+//! The same shape and the same figures as `flotilla bench`, so that the two can stand in one table.
 
 use clap::Parser;
-use etcd_client::{Client, GetOptions};
+use etcd_client::{Certificate, Client, ConnectOptions, GetOptions, Identity, TlsOptions};
+use flotilla_peers::{cpu_time, figures};
 use hdrhistogram::Histogram;
+use std::error::Error;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 #[derive(Parser, Clone)]
@@ -11,6 +14,9 @@ struct Arguments {
     /// Addresses of the members, comma-separated; clients are spread over them.
     #[arg(long, value_delimiter = ',')]
     endpoints: Vec<String>,
+    /// Mutual TLS: a folder with ca.crt, client.crt and client.key.
+    #[arg(long)]
+    certs: Option<PathBuf>,
     /// Outstanding requests.
     #[arg(long, default_value_t = 64)]
     clients: usize,
@@ -71,13 +77,25 @@ async fn one_client(mut client: Client, arguments: Arguments, seed: u64, begin: 
     (histogram, errors)
 }
 
+/// Our certificates for both sides; None: no TLS.
+fn options(arguments: &Arguments) -> Result<Option<ConnectOptions>, Box<dyn Error>> {
+    let Some(folder) = &arguments.certs else {
+        return Ok(None);
+    };
+    let read = |name: &str| std::fs::read(folder.join(name));
+    let tls = TlsOptions::new()
+        .ca_certificate(Certificate::from_pem(read("ca.crt")?))
+        .identity(Identity::from_pem(read("client.crt")?, read("client.key")?));
+    Ok(Some(ConnectOptions::new().with_tls(tls)))
+}
+
 #[tokio::main(worker_threads = 2)]
-async fn main() -> Result<(), Box<dyn std::error::Error>> {
+async fn main() -> Result<(), Box<dyn Error>> {
     let arguments = Arguments::parse();
     let mut connections = Vec::new();
     for number in 0..arguments.connections {
         let endpoint = &arguments.endpoints[number % arguments.endpoints.len()];
-        connections.push(Client::connect([endpoint], None).await?);
+        connections.push(Client::connect([endpoint], options(&arguments)?).await?);
     }
     let begin = Instant::now();
     let tasks: Vec<_> = (0..arguments.clients)
@@ -86,17 +104,20 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             tokio::spawn(one_client(client, arguments.clone(), number as u64, begin))
         })
         .collect();
+    // pace: the CPU time of the measured seconds only
+    tokio::time::sleep(Duration::from_secs(arguments.warmup)).await;
+    let cpu = cpu_time();
+    // pace: see above
+    tokio::time::sleep(Duration::from_secs(arguments.duration)).await;
+    let cpu = cpu_time() - cpu;
     let (mut total, mut errors) = (Histogram::<u64>::new(3)?, 0);
     for task in tasks {
         let (histogram, failed) = task.await?;
         total.add(histogram)?;
         errors += failed;
     }
-    let micros = |quantile: f64| total.value_at_quantile(quantile) as f64 / 1000.0;
-    println!("{}", serde_json::json!({
-        "system": "etcd", "op": arguments.op, "clients": arguments.clients, "errors": errors,
-        "ops_per_second": total.len() as f64 / arguments.duration as f64,
-        "p50_us": micros(0.5), "p90_us": micros(0.9), "p99_us": micros(0.99), "max_us": total.max() as f64 / 1000.0,
-    }));
+    let mut line = figures(&total, Duration::from_secs(arguments.duration), cpu);
+    line["errors"] = errors.into();
+    println!("{line}");
     Ok(())
 }
