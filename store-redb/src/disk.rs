@@ -38,6 +38,11 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn allocate(&self, _range: Range<u64>) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+    /// Called between the pages of a checkpoint: the disk writes out what waits now, so that no single `sync` puts
+    /// more requests into its queue than a durable write can stand behind. An error means what one of `sync` does.
+    fn write_out(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// The range will not be read soon: the system may drop it from its cache. A hint.
     fn forget(&self, _range: Range<u64>) {}
 }
@@ -152,6 +157,10 @@ impl Disk for FileDisk {
             range.start,
             length,
         )?)
+    }
+
+    fn write_out(&self) -> io::Result<()> {
+        self.file.sync_data()
     }
 
     fn forget(&self, range: Range<u64>) {

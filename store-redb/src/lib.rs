@@ -33,6 +33,8 @@ mod state;
 mod storage;
 mod store;
 mod tables;
+mod waiting;
+
 #[cfg(test)]
 mod tests;
 

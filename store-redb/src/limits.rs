@@ -45,6 +45,16 @@ pub(crate) const LOOKAHEAD_BYTES: u64 = 4 * RECORD_BYTES_MAX;
 /// Zeros are written this many bytes at a time when the ring grows.
 pub(crate) const FILL_BYTES: usize = 1 << 20;
 
+/// A checkpoint's pages go to the disk in windows of at most this many separate runs: the log's next write stands
+/// behind at most so many requests of the device's queue.
+pub(crate) const WINDOW_RUNS: usize = 64;
+
+/// Windows hold at most this many bytes, for the same reason.
+pub(crate) const WINDOW_BYTES: u64 = 1 << 20;
+
+/// Pages of a checkpoint kept in memory until they can be written in order; more are written in several rounds.
+pub(crate) const WAITING_BYTES_MAX: u64 = 256 << 20;
+
 /// Values above this many bytes are cut into chunks: redb would round their pages up to a power of two.
 pub(crate) const INLINE_BYTES_MAX: usize = 2048;
 

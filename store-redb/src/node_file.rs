@@ -6,6 +6,7 @@ use crate::error::OpenError;
 use crate::header::{FORMAT, Header, Position, Remembered, Slot};
 use crate::limits::{BLOCK_BYTES, FILL_BYTES, LOG_AT, MARKER_AT, RING_AT};
 use crate::options::{Identity, Options};
+use crate::waiting::Waiting;
 use redb::StorageBackend;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,8 @@ pub(crate) struct NodeFile {
     header: Mutex<Option<Header>>,
     /// Length of redb's part; follows the header.
     redb_bytes: AtomicU64,
+    /// What redb wrote since its last sync.
+    waiting: Waiting,
 }
 
 impl NodeFile {
@@ -51,6 +54,7 @@ impl NodeFile {
             disk,
             header: Mutex::new(header),
             redb_bytes: AtomicU64::new(redb_bytes),
+            waiting: Waiting::default(),
         };
         Ok((Arc::new(file), found))
     }
@@ -299,12 +303,13 @@ impl StorageBackend for RedbPart {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.check(offset, out.len())?;
-        self.0.disk.read_at(offset, out)
+        self.0.waiting.read(&*self.0.disk, offset, out)
     }
 
     /// A longer part is durable in the header before redb uses it; a shorter one before its space is given back.
     fn set_len(&self, len: u64) -> io::Result<()> {
         let old = self.0.redb_bytes();
+        self.0.waiting.cut(len);
         if !self.0.is_attached() {
             self.0.disk.set_len(len)?;
         } else if len >= LOG_AT {
@@ -320,11 +325,17 @@ impl StorageBackend for RedbPart {
     }
 
     fn sync_data(&self) -> io::Result<()> {
+        self.0.waiting.drain(&*self.0.disk)?;
         self.0.disk.sync()
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check(offset, data.len())?;
-        self.0.disk.write_at(offset, data)
+        self.0.waiting.write(&*self.0.disk, offset, data)
+    }
+
+    /// What was never synced need not be there later, but readers of the plain file may still want it.
+    fn close(&self) -> io::Result<()> {
+        self.0.waiting.drain(&*self.0.disk)
     }
 }

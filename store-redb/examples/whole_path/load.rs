@@ -17,7 +17,7 @@ pub(crate) const KEY_BYTES: usize = 16;
 /// Bytes of a key and its value.
 pub(crate) const PAIR_BYTES: usize = KEY_BYTES + 100;
 
-const _: () = assert!(KEYS.is_multiple_of(BATCH as u64) && BATCH as u64 <= GROUPS);
+const _: () = assert!(KEYS_PER_GROUP.is_multiple_of(BATCH as u64) && BATCH as u64 <= GROUPS);
 
 /// One write: the key and its value are one slice of their batch's buffer.
 #[derive(Clone, Debug)]
@@ -66,7 +66,7 @@ impl Load {
         load
     }
 
-    /// Every key once.
+    /// Every key once, in order: what redb makes of that is as dense as it gets, on both sides.
     pub(crate) fn in_order() -> Load {
         let mut load = Load::uniform();
         load.in_order = Some(0);
@@ -97,13 +97,15 @@ impl Load {
 
     /// Appends key and value; the value begins with the key's version and goes on with noise.
     fn next_write(&mut self, buffer: &mut Vec<u8>) -> u64 {
-        let group = self.order[self.at];
-        self.at = (self.at + 1) % self.order.len();
-        let number = match &mut self.in_order {
-            None => self.next_random() % KEYS_PER_GROUP,
+        let (group, number) = match &mut self.in_order {
             Some(done) => {
                 *done += 1;
-                (*done - 1) / GROUPS
+                ((*done - 1) / KEYS_PER_GROUP, (*done - 1) % KEYS_PER_GROUP)
+            }
+            None => {
+                let group = self.order[self.at];
+                self.at = (self.at + 1) % self.order.len();
+                (group, self.next_random() % KEYS_PER_GROUP)
             }
         };
         let version = &mut self.versions[(group * KEYS_PER_GROUP + number) as usize];

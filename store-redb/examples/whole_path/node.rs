@@ -3,7 +3,7 @@
 
 use crate::Slice;
 use crate::device::Device;
-use crate::load::{self, BATCH, Batch, GROUPS, KEY_BYTES, Load, Write};
+use crate::load::{self, BATCH, Batch, GROUPS, Load, Write};
 use bytes::Bytes;
 use multiraft::{
     BatchId, Birth, Completion, CompletionSink, Entry, EntryId, GroupId, GroupRow, GroupWrite, Index, Life,
@@ -20,6 +20,9 @@ use store_redb::{ClusterId, Identity, Options, Stats, Store, WorkerState, Worker
 const RING_BYTES: u64 = 256 << 20;
 /// Batches in flight while the file is filled.
 const PRELOAD_OUTSTANDING: usize = 32;
+
+/// By then redb has used every page of its part before.
+const WARM_UP_CHECKPOINTS: usize = 4;
 
 /// Notes when it happened, in the thread in which it happened.
 struct Sink(Mutex<Sender<(Completion, Instant)>>);
@@ -138,6 +141,9 @@ impl Node {
             let batch = self.load.next_batch();
             self.submit(Instant::now(), batch);
         }
+        for _ in 0..WARM_UP_CHECKPOINTS {
+            self.run_to_checkpoint(PRELOAD_OUTSTANDING);
+        }
         self.settle();
         self.samples.clear();
         self.checkpoints.clear();
@@ -233,10 +239,12 @@ impl Node {
     }
 
     fn submit(&mut self, due: Instant, batch: Batch) {
-        let writes = batch.iter().map(|write| {
-            let last = &mut self.lasts[write.group as usize];
-            *last += 1;
-            group_write(write, *last)
+        let of_one_group = batch.chunk_by(|write, next| write.group == next.group);
+        let writes = of_one_group.map(|writes| {
+            let last = &mut self.lasts[writes[0].group as usize];
+            let first = *last + 1;
+            *last += writes.len() as u64;
+            group_write(writes, first)
         });
         let writes = writes.collect();
         self.storage.submit(LogBatch {
@@ -336,18 +344,19 @@ fn membership(group: u64) -> Membership {
     Membership::of_voters([(ReplicaId(group + 1), NodeId(1))])
 }
 
-fn group_write(write: &Write, index: u64) -> GroupWrite {
-    assert!(write.pair.len() > KEY_BYTES, "a key and a value");
+fn group_write(writes: &[Write], first: u64) -> GroupWrite {
+    let entry = |(index, write): (u64, &Write)| Entry {
+        id: EntryId::new(1, index),
+        payload: Payload::Command(Stamp(1_700_000_000_000), write.pair.clone()),
+    };
+    let group = writes[0].group;
     GroupWrite {
-        group: GroupId(write.group),
-        replica: ReplicaId(write.group + 1),
+        group: GroupId(group),
+        replica: ReplicaId(group + 1),
         life: Life(1),
-        write: WriteId(index),
+        write: WriteId(first),
         hard_state: None,
-        commit: Index(index - 1),
-        entries: vec![Entry {
-            id: EntryId::new(1, index),
-            payload: Payload::Command(Stamp(1_700_000_000_000), write.pair.clone()),
-        }],
+        commit: Index(first - 1),
+        entries: (first..).zip(writes).map(entry).collect(),
     }
 }
