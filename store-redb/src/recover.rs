@@ -66,6 +66,25 @@ pub(crate) fn recover(
     Ok((engine, groups))
 }
 
+/// Whose file this is.
+pub(crate) fn whose(disk: Arc<dyn Disk>, options: &Options) -> Result<Identity, OpenError> {
+    let (file, found) = NodeFile::open(disk)?;
+    match found {
+        Found::New => Err(OpenError::Corrupt(
+            "it is empty: no node was ever born here".into(),
+        )),
+        Found::Attached(header) => Ok(header.identity),
+        Found::Plain => Ok(read_identity(&open_redb(&file, options)?)?.identity),
+    }
+}
+
+/// Compares every page of redb's part with its checksum. False: redb had to repair something.
+pub(crate) fn check_pages(disk: Arc<dyn Disk>, options: &Options) -> Result<bool, OpenError> {
+    let (file, _) = NodeFile::open(disk)?;
+    let mut database = open_redb(&file, options)?;
+    database.check_integrity().map_err(open_error)
+}
+
 fn create(file: &Arc<NodeFile>, identity: Identity, options: &Options) -> Result<Database, OpenError> {
     let random = (options.entropy)().map_err(|source| io_error("read random bytes", source))?;
     let (file_uuid, salt) = random.split_first_chunk().expect("24 random bytes hold a uuid");
@@ -196,7 +215,7 @@ fn begin_incarnation(file: &NodeFile) -> Result<Header, OpenError> {
     Ok(file.header())
 }
 
-fn open_error(error: impl Into<Broken>) -> OpenError {
+pub(crate) fn open_error(error: impl Into<Broken>) -> OpenError {
     match error.into() {
         Broken::Corrupt(what) => OpenError::Corrupt(what),
         // Not the system's word: redb says so of a file that does not begin like one of its own.

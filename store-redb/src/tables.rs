@@ -241,7 +241,7 @@ impl DataWriter<'_> {
 }
 
 /// Chunks of the value in a row.
-fn chunks_of(key: &[u8], row: &[u8]) -> Result<u32, Broken> {
+pub(crate) fn chunks_of(key: &[u8], row: &[u8]) -> Result<u32, Broken> {
     Ok(match stored(key, row)? {
         Stored::Inline(_) => 0,
         Stored::Chunked { chunks, .. } => chunks,

@@ -5,6 +5,7 @@ mod bench;
 mod cert;
 mod cluster;
 mod connect;
+mod debug;
 mod kv;
 pub mod output;
 pub mod profile;
@@ -55,6 +56,9 @@ enum Command {
     /// Read and write keys.
     #[command(subcommand)]
     Kv(kv::KvCommand),
+    /// Look into the files of stopped nodes.
+    #[command(subcommand)]
+    Debug(debug::DebugCommand),
     /// Measure how fast a cluster serves requests.
     Bench(bench::BenchArguments),
 }
@@ -122,6 +126,7 @@ fn dispatch(command: Command, output: Format) -> Result<(), Failure> {
         Command::Range(command) => cluster::ranges(&command, output),
         Command::Node(command) => cluster::nodes(&command, output),
         Command::Kv(command) => kv::run(&command, output),
+        Command::Debug(command) => debug::run(&command, output),
         Command::Bench(arguments) => bench::run(&arguments, output),
     }
 }

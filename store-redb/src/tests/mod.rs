@@ -6,6 +6,7 @@ mod files;
 mod lives;
 mod lone;
 mod node;
+mod offline;
 mod reads;
 mod room;
 mod space;
