@@ -8,9 +8,8 @@ use crate::group_log::{LogIndex, Placed};
 use crate::header::{Position, Remembered};
 use crate::limits::{CUT_SHARE, SPACE_INTERVAL};
 use crate::memory::{Frozen, Memory};
-use crate::slot::Slot;
 use crate::slots::Chores;
-use crate::span::{Piece, Places, Span};
+use crate::span::{Piece, Places};
 use crate::tables::{
     Base, Broken, CHUNKS, COLD, DATA, DataWriter, GROUPS, IDENTITY, IDENTITY_KEY, TOMBSTONES, cold_key,
     group_key, seal,
@@ -51,8 +50,6 @@ struct Plan {
     gone: Vec<GroupId>,
     /// What no row maps once this plan is durable.
     died: Vec<Piece>,
-    /// What a memtable may still hold, but nobody maps any more.
-    passed_over: Vec<Piece>,
     /// Entries to copy to the cold table.
     spill: Vec<(GroupId, Index, Placed)>,
     /// Rows of the cold table to remove.
@@ -237,7 +234,7 @@ impl Engine {
         chores: &mut Chores,
     ) -> Result<(), Broken> {
         let transaction = self.begin_write()?;
-        write_data(&transaction, frozen, &plan.passed_over, chores)?;
+        write_data(&transaction, frozen, chores)?;
         self.write_cold(&transaction, plan)?;
         write_rows(&transaction, plan)?;
         write_tombstones(&transaction, plan)?;
@@ -425,7 +422,6 @@ impl LogIndex {
                 .map(|group| (*group, lives.tombstones[group]))
                 .collect(),
             gone: Vec::new(),
-            passed_over: died.iter().chain(&lives.dead).cloned().collect(),
             died,
             spill: Vec::new(),
             remove: std::mem::take(&mut lives.gone_cold),
@@ -463,8 +459,11 @@ impl LogIndex {
     fn stored(&mut self, plan: &Plan) {
         self.releases += 1;
         for (group, cold) in &plan.cold {
-            if let Some(log) = self.groups.get_mut(group) {
-                log.cold = *cold;
+            match (self.groups.get_mut(group), cold) {
+                (Some(log), cold) => log.cold = *cold,
+                // Removed while the plan was being written.
+                (None, Some((first, last))) => self.lives.gone_cold.push((*group, first.0..last.0 + 1)),
+                (None, None) => {}
             }
         }
         for (group, index, placed) in &plan.spill {
@@ -497,7 +496,6 @@ fn stale(old: Option<(Index, Index)>, new: Option<(Index, Index)>) -> impl Itera
 fn write_data(
     transaction: &WriteTransaction,
     frozen: &[Arc<Frozen>],
-    passed_over: &[Piece],
     chores: &mut Chores,
 ) -> Result<(), Broken> {
     let mut writer = DataWriter {
@@ -507,19 +505,11 @@ fn write_data(
     let mut slots: Vec<_> = frozen.iter().flat_map(|frozen| &frozen.table.slots).collect();
     slots.sort_by_key(|(slot, _)| **slot); // stable: what two workers hold of one slot has no key in common
     for (slot, pairs) in slots {
-        let gone = spans_of(*slot, passed_over);
         for (key, value) in pairs {
-            if !gone.iter().any(|span| span.contains(key)) {
-                writer.write(&slot.key(key), value.as_deref())?;
-            }
+            writer.write(&slot.key(key), value.as_deref())?;
         }
     }
     chores.run(&mut writer)
-}
-
-fn spans_of(slot: Slot, pieces: &[Piece]) -> Vec<&Span> {
-    let of_slot = pieces.iter().filter(|piece| piece.slot == slot);
-    of_slot.map(|piece| &piece.span).collect()
 }
 
 fn write_rows(transaction: &WriteTransaction, plan: &Plan) -> Result<(), Broken> {

@@ -207,14 +207,6 @@ impl GroupLog {
         }
     }
 
-    /// Forgets all live entries: what is replayed so far belongs to an earlier log.
-    pub(crate) fn forget_entries(&mut self) {
-        self.entries.clear();
-        self.terms.clear();
-        self.memberships.clear();
-        self.changes += 1;
-    }
-
     /// The membership as of `applied`.
     pub(crate) fn applied_membership(&self) -> &Membership {
         let upto = self

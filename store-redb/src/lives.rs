@@ -250,7 +250,7 @@ impl LogIndex {
         if dying.is_empty() {
             return dying;
         }
-        Piece::subtract(dying, self.groups.values().flat_map(|log| log.places.pieces()))
+        Piece::subtract(&dying, self.groups.values().flat_map(|log| log.places.pieces()))
     }
 }
 

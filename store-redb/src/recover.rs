@@ -515,21 +515,12 @@ impl<'a> Scan<'a> {
         let Some(found) = self.live(group, replica)? else {
             return Ok(());
         };
-        match id.cmp(&found.log.began) {
-            std::cmp::Ordering::Less => {}
-            // The row tells what became of it. What was replayed so far belongs to the log before.
-            std::cmp::Ordering::Equal => {
-                found.log.forget_entries();
-                found.entries.clear();
-                found.log.mark(Some(installed.install.hard_state), snapshot.index);
-            }
-            std::cmp::Ordering::Greater if is_progress(&found.log, snapshot) => {
-                let log = GroupLog::installed(installed, id, &found.log);
-                let before = std::mem::replace(&mut found.log, log);
-                found.entries.clear();
-                self.lives.discard(group, &before);
-            }
-            std::cmp::Ordering::Greater => {}
+        // At and before the op that the log began with, the row tells what became of it.
+        if id > found.log.began && is_progress(&found.log, snapshot) {
+            let log = GroupLog::installed(installed, id, &found.log);
+            let before = std::mem::replace(&mut found.log, log);
+            found.entries.clear();
+            self.lives.discard(group, &before);
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::slot::Slot;
 use crate::span::{Piece, Span};
 use crate::tables::{Broken, CHUNKS, DATA, DataWriter};
 use bytes::Bytes;
-use redb::{ReadTransaction, WriteTransaction};
+use redb::{ReadOnlyTable, ReadTransaction, WriteTransaction};
 
 /// What a transaction of the checkpointer does beside its own business.
 #[derive(Debug, Default)]
@@ -116,20 +116,28 @@ impl LogIndex {
             .values()
             .flat_map(|log| log.places.pieces().iter().cloned())
             .collect();
-        self.lives.dying.extend(Piece::subtract(rows.to_vec(), &live));
+        self.lives.dying.extend(Piece::subtract(rows, &live));
         let data = transaction.open_table(DATA)?;
-        let mut from = Vec::new();
-        while let Some(first) = data.range(from.as_slice()..)?.next() {
-            let slot = Slot::of(first?.0.value())?;
-            let span = Span::whole();
-            for piece in Piece::subtract(vec![Piece { span, slot }], live.iter().chain(rows)) {
-                let (lower, upper) = (piece.span.lower(slot), piece.span.upper(slot));
-                if data.range(lower.as_slice()..upper.as_slice())?.next().is_some() {
-                    self.lives.dead.push(piece);
-                }
+        let found = all_slots(&data)?;
+        for piece in Piece::subtract(&found, live.iter().chain(rows)) {
+            let (lower, upper) = (piece.span.lower(piece.slot), piece.span.upper(piece.slot));
+            if data.range(lower.as_slice()..upper.as_slice())?.next().is_some() {
+                self.lives.dead.push(piece);
             }
-            from = slot.end();
         }
         Ok(())
     }
+}
+
+/// Every slot that redb holds rows of, whole: one look per slot.
+fn all_slots(data: &ReadOnlyTable<&[u8], &[u8]>) -> Result<Vec<Piece>, Broken> {
+    let mut found = Vec::new();
+    let mut from = Vec::new();
+    while let Some(first) = data.range(from.as_slice()..)?.next() {
+        let slot = Slot::of(first?.0.value())?;
+        let span = Span::whole();
+        found.push(Piece { span, slot });
+        from = slot.end();
+    }
+    Ok(found)
 }

@@ -4,6 +4,7 @@
 use crate::codec::{Malformed, Reader, put_bytes, put_varint};
 use crate::slot::Slot;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// User keys from `start` up to, not including, `end`; `None`: to the last key there can be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,28 +76,29 @@ pub(crate) struct Piece {
 
 impl Piece {
     /// What is left of these pieces when nothing of `taken` is.
-    pub(crate) fn subtract<'a>(
-        mut pieces: Vec<Piece>,
-        taken: impl IntoIterator<Item = &'a Piece>,
-    ) -> Vec<Piece> {
+    pub(crate) fn subtract<'a>(pieces: &[Piece], taken: impl IntoIterator<Item = &'a Piece>) -> Vec<Piece> {
+        let mut by_slot: BTreeMap<Slot, Vec<&Span>> = BTreeMap::new();
+        for piece in pieces {
+            by_slot.entry(piece.slot).or_default();
+        }
         for other in taken {
-            if pieces.iter().any(|piece| piece.slot == other.slot) {
-                pieces = pieces
-                    .into_iter()
-                    .flat_map(|piece| piece.without(other))
-                    .collect();
+            if let Some(spans) = by_slot.get_mut(&other.slot) {
+                spans.push(&other.span);
             }
         }
         pieces
+            .iter()
+            .flat_map(|piece| piece.without(&by_slot[&piece.slot]))
+            .collect()
     }
 
-    fn without(self, other: &Piece) -> Vec<Piece> {
-        if self.slot != other.slot {
-            return vec![self];
-        }
+    fn without(&self, taken: &[&Span]) -> Vec<Piece> {
         let slot = self.slot;
-        let left = self.span.without(&other.span).into_iter();
-        left.map(|span| Piece { span, slot }).collect()
+        let mut spans = vec![self.span.clone()];
+        for other in taken {
+            spans = spans.iter().flat_map(|span| span.without(other)).collect();
+        }
+        spans.into_iter().map(|span| Piece { span, slot }).collect()
     }
 }
 
@@ -255,7 +257,7 @@ mod tests {
     fn what_is_left_is_what_nobody_took() {
         let piece = |span, slot| Piece { span, slot };
         let left = Piece::subtract(
-            vec![piece(Span::whole(), ONE)],
+            &[piece(Span::whole(), ONE)],
             &[
                 piece(span("b", Some("d")), ONE),
                 piece(Span::whole(), TWO),

@@ -2,8 +2,8 @@
 
 use crate::network::{Frame, Lane, Outgoing};
 use crate::storage::{
-    BatchId, Birth, Completion, CutId, FetchRequest, GroupRow, GroupWrite, LogBatch, RaftStorage,
-    RestoredGroup,
+    BatchId, Birth, Completion, CutId, FetchRequest, GroupRow, GroupWrite, Install, LogBatch, RaftStorage,
+    RestoredGroup, Split, StagingId, Tombstone,
 };
 use crate::types::{
     Entry, EntryId, GroupId, HardState, Index, Life, Membership, NodeId, Payload, ReplicaId, Stamp, Term,
@@ -28,6 +28,12 @@ pub trait StorageHarness {
     /// Makes the store want a checkpoint: `cut_wanted` says so at the latest when this returns.
     fn want_checkpoint(&mut self);
 
+    /// Stages a snapshot without rows, durably.
+    fn stage(&mut self) -> StagingId;
+
+    /// The group was split in the state machine: the child's state is what the parent's was from `start` on.
+    fn split_state(&mut self, parent: GroupId, child: GroupId, start: &[u8]);
+
     /// The state machine's part of the cut, before `RaftStorage::freeze`. The suite's groups hold no state.
     fn freeze_state(&mut self, cut: CutId);
 }
@@ -45,6 +51,11 @@ pub fn storage_suite<H: StorageHarness>(mut make: impl FnMut() -> H) {
     a_checkpoint_moves_applied_and_allows_truncation(&mut make());
     a_group_may_begin_above_zero(&mut make());
     groups_do_not_mix(&mut make());
+    an_install_replaces_the_log(&mut make());
+    a_snapshot_at_or_below_commit_installs_nothing(&mut make());
+    a_tombstone_forbids_lower_replicas(&mut make());
+    a_removed_replica_is_gone_and_a_higher_one_may_be_born(&mut make());
+    a_child_needs_its_parent_until_a_checkpoint_holds_it(&mut make());
 }
 
 const GROUP: GroupId = GroupId(7);
@@ -255,6 +266,139 @@ fn groups_do_not_mix<H: StorageHarness>(harness: &mut H) {
     }
 }
 
+fn an_install_replaces_the_log<H: StorageHarness>(harness: &mut H) {
+    let mut run = Run::open(harness);
+    run.submit(vec![birth(GROUP)], vec![write(GROUP, 1, commands(1, 1..=9))]);
+    run.await_durable();
+    let install = run.install(EntryId::new(4, 6));
+    let batch = LogBatch {
+        installs: vec![install.clone()],
+        writes: vec![write(GROUP, 2, commands(5, 7..=8))],
+        ..LogBatch::default()
+    };
+    run.submit_batch(batch);
+    assert!(run.await_installed(&install));
+    run.await_durable();
+    for _ in 0..2 {
+        assert_eq!(run.fetch(GROUP, 7, 9, usize::MAX), commands(5, 7..=8));
+        run.reopen();
+        let found = run.group(GROUP);
+        assert_eq!(found.restored.truncated, EntryId::new(4, 6));
+        assert_eq!(
+            (found.restored.applied, found.restored.checkpointed),
+            (Index(6), Index(6))
+        );
+        assert_eq!(found.restored.hard_state, hard_state(5));
+        assert_eq!(found.restored.membership, install.membership);
+        assert_eq!(found.restored.entries, commands(5, 7..=8));
+        assert_eq!(found.descriptor, install.descriptor);
+    }
+}
+
+fn a_snapshot_at_or_below_commit_installs_nothing<H: StorageHarness>(harness: &mut H) {
+    let mut run = Run::open(harness);
+    let mut first = write(GROUP, 1, commands(1, 1..=9));
+    first.commit = Index(6);
+    run.submit(vec![birth(GROUP)], vec![first]);
+    run.await_durable();
+    for index in [5, 6] {
+        let install = run.install(EntryId::new(1, index));
+        run.submit_batch(LogBatch {
+            installs: vec![install.clone()],
+            ..LogBatch::default()
+        });
+        assert!(!run.await_installed(&install));
+        run.await_durable();
+    }
+    run.reopen();
+    assert_eq!(run.group(GROUP).restored.entries, commands(1, 1..=9));
+    assert_eq!(run.group(GROUP).restored.truncated, EntryId::ZERO);
+}
+
+fn a_tombstone_forbids_lower_replicas<H: StorageHarness>(harness: &mut H) {
+    let mut run = Run::open(harness);
+    for lowest in [75, 71] {
+        run.bury(lowest);
+    }
+    for _ in 0..2 {
+        assert!(!run.storage().may_bear(GROUP, ReplicaId(74)));
+        assert!(run.storage().may_bear(GROUP, ReplicaId(75)));
+        assert!(run.storage().may_bear(GroupId(8), ReplicaId(1)));
+        run.submit(vec![birth(GROUP)], Vec::new());
+        run.await_durable();
+        run.reopen();
+        assert_eq!(run.restored.len(), 0, "the birth was ignored");
+    }
+}
+
+fn a_removed_replica_is_gone_and_a_higher_one_may_be_born<H: StorageHarness>(harness: &mut H) {
+    let mut run = Run::open(harness);
+    let mut first = write(GROUP, 1, commands(3, 1..=9));
+    first.commit = Index(9);
+    run.submit(vec![birth(GROUP)], vec![first]);
+    run.await_durable();
+    run.checkpoint(GROUP, EntryId::new(3, 8));
+    run.bury(71);
+    run.reopen();
+    assert_eq!(run.restored.len(), 0);
+    let born = Birth {
+        replica: ReplicaId(71),
+        ..birth(GROUP)
+    };
+    run.submit(vec![born], Vec::new());
+    run.await_durable();
+    for _ in 0..2 {
+        run.reopen();
+        let found = run.group(GROUP);
+        assert_eq!(found.replica, ReplicaId(71));
+        assert_eq!(found.restored.entries, Vec::new());
+        assert_eq!(
+            (found.restored.commit, found.restored.applied),
+            (Index(0), Index(0))
+        );
+        assert_eq!(found.restored.hard_state, HardState::default());
+    }
+}
+
+fn a_child_needs_its_parent_until_a_checkpoint_holds_it<H: StorageHarness>(harness: &mut H) {
+    const CHILD: GroupId = GroupId(9);
+    let mut run = Run::open(harness);
+    run.submit(vec![birth(GROUP)], vec![write(GROUP, 1, commands(1, 1..=4))]);
+    run.await_durable();
+    assert!(run.storage().is_settled(GROUP));
+    run.harness.split_state(GROUP, CHILD, b"k");
+    let split = Split {
+        parent: GROUP,
+        at: Index(3),
+        hard_state: hard_state(8),
+    };
+    let child = Birth {
+        base: EntryId::new(5, 5),
+        split: Some(split),
+        ..birth(CHILD)
+    };
+    run.submit(vec![child], Vec::new());
+    assert!(!run.storage().is_settled(GROUP), "from the birth on");
+    run.await_durable();
+    run.reopen();
+    assert!(!run.storage().is_settled(GROUP), "a restart does not forget it");
+    assert!(
+        run.group(GROUP).restored.commit >= Index(3),
+        "replayed past the split"
+    );
+    let found = run.group(CHILD);
+    assert_eq!(found.after, Some(GROUP));
+    assert_eq!(found.restored.hard_state, hard_state(8), "a vote is kept");
+    assert_eq!(found.restored.truncated, EntryId::new(5, 5));
+    run.harness.split_state(GROUP, CHILD, b"k"); // the replay
+    run.checkpoint_all(&[(GROUP, EntryId::new(1, 3)), (CHILD, EntryId::new(5, 5))]);
+    assert!(run.storage().is_settled(GROUP));
+    run.bury(71);
+    run.reopen();
+    assert_eq!(run.restored.len(), 1);
+    assert_eq!(run.group(CHILD).after, None);
+}
+
 /// The entry that a group writes in a round, if it takes part in rounds that divide its id.
 fn commands_of(group: GroupId, round: u64) -> Vec<Entry> {
     let index = (1..=round).filter(|round| group.0.is_multiple_of(*round)).count() as u64;
@@ -313,6 +457,60 @@ impl<'a, H: StorageHarness> Run<'a, H> {
         self.storage().submit(batch);
     }
 
+    fn submit_batch(&mut self, batch: LogBatch) {
+        self.batches += 1;
+        self.storage.as_mut().expect("open").submit(LogBatch {
+            id: BatchId(self.batches),
+            then_send: vec![frame(self.batches)],
+            ..batch
+        });
+    }
+
+    /// A staged snapshot, ready for a batch.
+    fn install(&mut self, snapshot: EntryId) -> Install {
+        Install {
+            group: GROUP,
+            replica: ReplicaId(70),
+            life: Life(5),
+            staging: self.harness.stage(),
+            snapshot,
+            membership: membership(GroupId(17)),
+            hard_state: hard_state(snapshot.term.0),
+            descriptor: Bytes::from_static(b"installed"),
+        }
+    }
+
+    fn await_installed(&mut self, install: &Install) -> bool {
+        match self.harness.completion() {
+            Completion::Installed {
+                group,
+                life,
+                staging,
+                is_installed,
+            } => {
+                assert_eq!(
+                    (group, life, staging),
+                    (GROUP, Life(5), install.staging),
+                    "as asked"
+                );
+                is_installed
+            }
+            other => panic!("expected an install, got {other:?}"),
+        }
+    }
+
+    /// Removes the group's replicas below `lowest`.
+    fn bury(&mut self, lowest: u64) {
+        self.submit_batch(LogBatch {
+            tombstones: vec![Tombstone {
+                group: GROUP,
+                lowest: ReplicaId(lowest),
+            }],
+            ..LogBatch::default()
+        });
+        self.await_durable();
+    }
+
     fn await_durable(&mut self) -> (BatchId, Vec<(GroupId, Life, WriteId)>) {
         match self.harness.completion() {
             Completion::Durable {
@@ -357,21 +555,29 @@ impl<'a, H: StorageHarness> Run<'a, H> {
     }
 
     fn checkpoint(&mut self, group: GroupId, applied: EntryId) {
+        self.checkpoint_all(&[(group, applied)]);
+    }
+
+    fn checkpoint_all(&mut self, groups: &[(GroupId, EntryId)]) {
         self.harness.want_checkpoint();
         let cut = self.storage().cut_wanted().expect("a checkpoint is wanted");
         self.harness.freeze_state(cut);
-        let row = GroupRow {
-            group,
+        let rows = groups.iter().map(|(group, applied)| GroupRow {
+            group: *group,
             replica: ReplicaId(group.0 * 10),
             life: Life(5),
-            applied,
-            membership: membership(group),
+            applied: *applied,
+            membership: membership(*group),
             descriptor: Bytes::from_static(b"a later range"),
-        };
-        self.storage().freeze(cut, vec![row]);
+        });
+        self.storage().freeze(cut, rows.collect());
         assert_eq!(self.storage().cut_wanted(), None, "frozen once");
+        let expected: Vec<_> = groups
+            .iter()
+            .map(|(group, at)| (*group, Life(5), at.index))
+            .collect();
         match self.harness.completion() {
-            Completion::Checkpointed { rows } => assert_eq!(rows, [(group, Life(5), applied.index)]),
+            Completion::Checkpointed { rows } => assert_eq!(rows, expected),
             other => panic!("expected a checkpoint, got {other:?}"),
         }
     }

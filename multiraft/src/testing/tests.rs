@@ -3,7 +3,9 @@
 use super::*;
 use crate::bulk::{Bulk, BulkOutcome, BulkSink};
 use crate::network::RaftNetwork;
-use crate::storage::{Completion, CompletionSink, CutId, GroupRow, LogBatch, RaftStorage, RestoredGroup};
+use crate::storage::{
+    Completion, CompletionSink, CutId, GroupRow, LogBatch, RaftStorage, RestoredGroup, StagingId,
+};
 use crate::types::{GroupId, NodeId};
 use bytes::Bytes;
 use std::collections::VecDeque;
@@ -53,6 +55,12 @@ impl StorageHarness for DiskHarness {
     fn want_checkpoint(&mut self) {
         assert!(self.disk.want_checkpoint());
     }
+
+    fn stage(&mut self) -> StagingId {
+        self.disk.stage_snapshot(Bytes::new())
+    }
+
+    fn split_state(&mut self, _parent: GroupId, _child: GroupId, _start: &[u8]) {}
 
     fn freeze_state(&mut self, _cut: CutId) {}
 }

@@ -3,7 +3,7 @@
 use super::world::{IDENTITY, Sink, options};
 use crate::{Store, WorkerState, WorkerStorage};
 use multiraft::testing::{StorageHarness, storage_suite};
-use multiraft::{Completion, CutId, RestoredGroup};
+use multiraft::{Completion, CutId, GroupId, ReplicaId, RestoredGroup, StagingId};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,6 +41,24 @@ impl StorageHarness for Real {
 
     fn want_checkpoint(&mut self) {
         self.open.as_ref().expect("open").0.want_checkpoint();
+    }
+
+    fn stage(&mut self) -> StagingId {
+        let mut staging = self
+            .open
+            .as_ref()
+            .expect("open")
+            .0
+            .stage()
+            .expect("few at a time");
+        staging.offer(Vec::new()).expect("nothing waits");
+        assert!(staging.wait_until_durable());
+        staging.hand_over()
+    }
+
+    fn split_state(&mut self, parent: GroupId, child: GroupId, start: &[u8]) {
+        let state = &mut self.open.as_mut().expect("open").1;
+        state.split(parent, (child, ReplicaId(child.0 * 10)), start, None);
     }
 
     fn freeze_state(&mut self, cut: CutId) {

@@ -1,12 +1,17 @@
 //! Births, splits, installs, removals, and what becomes of slots: each rule has a test here that fails without it.
 
-use super::node::{Node, Seen, birth_of, kill, put, replica, rows, split};
-use super::world::run;
+use super::node::{Node, Seen, append, birth_of, kill, put, replica, rows, split};
+use super::world::{IDENTITY, Sink, options, run};
+use crate::committer::Committed;
 use crate::limits::{DELETED_ROWS_MAX, SNAPSHOTS_MAX, STAGED_BYTES_MAX};
-use crate::{NoSnapshot, SimDisk};
+use crate::{Disk, NoSnapshot, SimDisk, Store};
 use bytes::Bytes;
-use multiraft::{EntryId, GroupId, Index, RaftStorage, ReplicaId};
-use std::sync::Arc;
+use multiraft::{
+    Birth, Completion, EntryId, GroupId, HardState, Index, Install, Life, LogBatch, Membership, RaftStorage,
+    ReplicaId, Term,
+};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 const PARENT: GroupId = GroupId(2);
 const CHILD: GroupId = GroupId(4);
@@ -60,17 +65,19 @@ fn a_replayed_ring_does_not_bring_back_the_log_before_an_install() {
     let staging = node.stage(&[("m", "20")]);
     node.install(PARENT, staging, EntryId::new(7, 6));
     node.commit();
-    node.write(PARENT, 7, &[put("n", "21")], 0);
-    node.commit();
     node.checkpoint();
     let disk = kill(node, &disk);
-    let node = Node::open(&disk);
+    let mut node = Node::open(&disk);
     assert_eq!(
         node.groups[&PARENT].last,
-        EntryId::new(7, 7),
+        EntryId::new(7, 6),
         "nothing of the old log"
     );
-    assert_eq!(node.group(PARENT), rows(&[("m", "20"), ("n", "21")]));
+    node.write(PARENT, 7, &[append("m", "x")], 0);
+    node.commit();
+    node.checkpoint();
+    let node = Node::open(&kill(node, &disk));
+    assert_eq!(node.group(PARENT), rows(&[("m", "20x")]));
 }
 
 #[test]
@@ -137,10 +144,13 @@ fn what_was_frozen_before_an_install_does_not_come_back() {
     node.commit();
     let staging = node.stage(&[("m", "20")]);
     node.freeze();
+    node.write(PARENT, 1, &[put("c", "5")], 0); // applied, and not frozen
+    node.commit();
     node.install(PARENT, staging, EntryId::new(7, 9));
     node.commit();
     assert!(node.store.checkpoint_once());
     assert_eq!(node.group(PARENT), rows(&[("m", "20")]));
+    node.tidy();
     node.checkpoint();
     node.tidy();
     assert_eq!(rows_in_redb(&node), 1);
@@ -199,13 +209,14 @@ fn a_tombstone_forbids_lower_replicas_for_good() {
     node.bury(PARENT, 22); // only moves forward
     node.commit();
     let mut disk = kill(node, &disk);
-    for round in 0..3 {
+    for round in 0..4 {
         let mut node = Node::open(&disk);
         assert!(node.restored.is_empty(), "round {round}");
         assert!(!node.storage.may_bear(PARENT, ReplicaId(24)));
         assert!(node.storage.may_bear(PARENT, ReplicaId(25)));
         node.found(PARENT, ReplicaId(24));
         node.commit();
+        assert!(crate::engine::lock(&node.store.engine().index).groups.is_empty());
         node.groups.clear();
         // The second one lets the ring forget the tombstone's record.
         (0..round).for_each(|_| node.checkpoint());
@@ -311,8 +322,12 @@ fn a_birth_is_history_once_the_child_has_a_row() {
     node.freeze();
     node.commit(); // the birth
     assert!(node.store.checkpoint_once());
-    node.write(CHILD, 6, &[put("q", "5")], 0);
+    let disk = kill(node, &disk);
+    let mut node = Node::open(&disk);
+    assert_split(&node);
+    node.write(CHILD, 6, &[append("q", "5")], 0);
     node.commit();
+    // Its row reflects the entry; the ring still holds the birth.
     node.checkpoint();
     let disk = kill(node, &disk);
     let node = Node::open(&disk);
@@ -350,7 +365,170 @@ fn a_parent_is_neither_installed_nor_removed_before_its_child_has_a_row() {
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             replace_parent(&mut node, removes);
         }));
-        assert!(outcome.is_err(), "asserted");
+        if outcome.is_ok() {
+            let node = Node::open(&kill(node, &disk));
+            assert_eq!(node.group(CHILD), rows(RIGHT), "the child's keys");
+            panic!("the parent was let go");
+        }
+    }
+}
+
+/// A checkpoint with a row of the child is being written while the record of its birth becomes durable: not settled.
+#[test]
+fn a_checkpoint_under_way_settles_nothing() {
+    let inner = new_disk();
+    drop(split_in_memory(&inner));
+    let disk = Arc::new(Meddled::new(&inner));
+    let mut node = Node::open_on(Arc::clone(&disk) as _).unwrap();
+    node.apply(PARENT, 5);
+    node.submit();
+    node.freeze();
+    let (engine, storage) = (Arc::clone(node.store.engine()), node.store.storage(0));
+    let seen = Arc::new(Mutex::new(None));
+    let sees = Arc::clone(&seen);
+    disk.meddle(move || {
+        let committed = engine.commit_once() == Committed::One;
+        *sees.lock().unwrap() = Some((committed, storage.is_settled(PARENT)));
+    });
+    assert!(node.store.checkpoint_once());
+    assert_eq!(*seen.lock().unwrap(), Some((true, false)), "durable, not settled");
+    assert!(node.storage.is_settled(PARENT));
+}
+
+/// A worker freezes at the end of the very turn that submits a birth.
+#[test]
+fn a_cut_in_the_turn_of_a_birth_waits_for_nobody() {
+    let disk = new_disk();
+    let mut node = Node::open(&disk);
+    node.found(PARENT, replica(PARENT));
+    node.submit();
+    node.checkpoint();
+    node.commit();
+    node.checkpoint();
+    let node = Node::open(&kill(node, &disk));
+    assert_eq!(node.groups[&PARENT].replica, replica(PARENT));
+}
+
+/// The child's replica had voted before this node applied the split.
+#[test]
+fn a_vote_from_before_the_birth_is_kept() {
+    for (checkpoints, freezes) in [(0, false), (1, false), (2, true), (0, true)] {
+        let disk = new_disk();
+        let mut node = founded(&disk);
+        node.bear(Birth {
+            membership: Membership::default(),
+            ..birth_of(CHILD, replica(CHILD))
+        });
+        node.write(CHILD, 9, &[], 0);
+        node.commit();
+        (0..checkpoints).for_each(|_| node.checkpoint());
+        node.write(PARENT, 1, &[put("n", "4"), split(CHILD, "m")], 2);
+        node.commit();
+        node.apply(PARENT, 5);
+        if freezes {
+            node.checkpoint(); // with a row of the child, but not its birth
+        }
+        node.commit();
+        let mut node = Node::open(&kill(node, &disk));
+        assert_split(&node);
+        let child = node.restored.iter().find(|group| group.group == CHILD).unwrap();
+        assert_eq!(
+            child.restored.hard_state.term,
+            Term(9),
+            "{checkpoints}, {freezes}"
+        );
+        assert_eq!(child.restored.truncated, EntryId::new(5, 5));
+        node.checkpoint();
+        node.tidy();
+        assert_split(&node);
+    }
+}
+
+/// A group is removed while a checkpoint copies its log to the cold table.
+#[test]
+fn a_removal_during_a_checkpoint_leaves_no_cold_entries() {
+    let inner = new_disk();
+    let mut node = founded(&inner);
+    node.write(PARENT, 1, &[put("b", "4")], 1);
+    node.commit();
+    node.checkpoint();
+    drop(node);
+    let disk = Arc::new(Meddled::new(&inner));
+    let mut node = Node::open_on(Arc::clone(&disk) as _).unwrap();
+    node.checkpoint();
+    node.freeze();
+    node.bury(PARENT, 21);
+    node.submit();
+    let engine = Arc::clone(node.store.engine());
+    disk.meddle(move || assert_eq!(engine.commit_once(), Committed::One));
+    assert!(node.store.checkpoint_once() && disk.has_meddled());
+    assert!(node.store.stats().spilled > 0, "the checkpoint copies entries");
+    node.checkpoint();
+    let node = Node::open(&kill(node, &inner));
+    assert!(node.restored.is_empty());
+    assert_eq!(cold_in_redb(&node), 0);
+}
+
+/// A disk that lets something happen in the middle of a write of redb's part.
+struct Meddled {
+    disk: Arc<SimDisk>,
+    deed: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Meddled {
+    fn new(disk: &Arc<SimDisk>) -> Meddled {
+        Meddled {
+            disk: Arc::clone(disk),
+            deed: Mutex::new(None),
+        }
+    }
+
+    fn meddle(&self, deed: impl FnOnce() + Send + 'static) {
+        *self.deed.lock().unwrap() = Some(Box::new(deed));
+    }
+
+    fn has_meddled(&self) -> bool {
+        self.deed.lock().unwrap().is_none()
+    }
+}
+
+impl std::fmt::Debug for Meddled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Meddled")
+    }
+}
+
+impl Disk for Meddled {
+    fn bytes(&self) -> std::io::Result<u64> {
+        self.disk.bytes()
+    }
+
+    fn read_at(&self, offset: u64, out: &mut [u8]) -> std::io::Result<()> {
+        self.disk.read_at(offset, out)
+    }
+
+    fn write_at(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        let deed = self.deed.lock().unwrap().take();
+        if let Some(deed) = deed {
+            deed();
+        }
+        self.disk.write_at(offset, data)
+    }
+
+    fn write_durable(&self, offset: u64, data: &[u8]) -> std::io::Result<()> {
+        self.disk.write_durable(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> std::io::Result<()> {
+        self.disk.set_len(len)
+    }
+
+    fn clear(&self, range: std::ops::Range<u64>) -> std::io::Result<()> {
+        self.disk.clear(range)
+    }
+
+    fn sync(&self) -> std::io::Result<()> {
+        self.disk.sync()
     }
 }
 
@@ -499,7 +677,7 @@ fn snapshots_are_bounded_in_number_and_time() {
     open.pop();
     let mut snapshot = node.store.snapshot(PARENT).unwrap();
     assert!(snapshot.next_rows(1).is_ok());
-    node.store.engine().abort_snapshots(std::time::Duration::ZERO);
+    node.store.engine().abort_snapshots(Duration::ZERO);
     assert!(snapshot.next_rows(1).is_err(), "its pages are free");
 }
 
@@ -526,13 +704,13 @@ fn step(node: &mut Node, number: usize) -> bool {
         2 => node.write(PARENT, 1, &[put("n", "4"), split(CHILD, "m")], 1),
         // As if the others had committed it: only the birth says so to this node's log.
         3 => node.apply(PARENT, 5),
-        4 => node.write(CHILD, 6, &[put("q", "5"), put("m", "6")], 0),
-        5 => node.write(PARENT, 1, &[put("b", "7")], 0),
+        4 => node.write(CHILD, 6, &[append("q", "5"), append("m", "6")], 0),
+        5 => node.write(PARENT, 1, &[append("a", "7")], 0),
         6 => {
             let staging = node.stage(&[("m", "20"), ("r", "21")]);
             node.install(CHILD, staging, EntryId::new(7, 30));
         }
-        7 => node.write(CHILD, 7, &[put("s", "22")], 0),
+        7 => node.write(CHILD, 7, &[append("r", "22")], 0),
         8 => {
             if !node.storage.is_settled(PARENT) {
                 node.checkpoint();
@@ -632,4 +810,55 @@ fn count<K: redb::Key, V: redb::Value>(node: &Node, table: redb::TableDefinition
     use redb::ReadableTableMetadata;
     let transaction = node.store.engine().begin_read().unwrap();
     usize::try_from(transaction.open_table(table).unwrap().len().unwrap()).unwrap()
+}
+
+/// Real threads: more than may wait is offered, the checkpointer takes it piece by piece, an install makes it a group's.
+#[test]
+fn a_large_snapshot_streams_through_the_checkpointer() {
+    let directory = tempfile::tempdir().unwrap();
+    let opened = Store::open(&directory.path().join("node"), IDENTITY, options(1)).unwrap();
+    let sink = Arc::new(Sink::default());
+    opened.store.start(vec![Arc::clone(&sink) as _]);
+    let (store, mut storage, mut state) = (&opened.store, opened.store.storage(0), opened.store.state(0));
+    let mut staging = store.stage().unwrap();
+    let value = |number: u64| Bytes::from(vec![number as u8; 1 << 20]);
+    for number in 0..12_u64 {
+        let mut rows = vec![(Bytes::from(number.to_be_bytes().to_vec()), value(number))];
+        while let Err(refused) = staging.offer(rows) {
+            staging.wait_for_room();
+            rows = refused;
+        }
+    }
+    assert!(staging.wait_until_durable());
+    let mut batch = LogBatch {
+        births: vec![birth_of(PARENT, replica(PARENT))],
+        ..LogBatch::default()
+    };
+    batch.installs.push(Install {
+        group: PARENT,
+        replica: replica(PARENT),
+        life: Life(1),
+        staging: staging.hand_over(),
+        snapshot: EntryId::new(2, 7),
+        membership: Membership::default(),
+        hard_state: HardState::default(),
+        descriptor: Bytes::new(),
+    });
+    storage.submit(batch);
+    storage.write_here();
+    let told = sink.wait(Duration::from_secs(30));
+    assert!(
+        matches!(
+            told,
+            Completion::Installed {
+                is_installed: true,
+                ..
+            }
+        ),
+        "{told:?}"
+    );
+    state.install(PARENT);
+    for number in 0..12_u64 {
+        assert_eq!(state.get(PARENT, &number.to_be_bytes()), Some(value(number)));
+    }
 }

@@ -45,6 +45,11 @@ pub(super) fn put(key: &str, value: &str) -> Bytes {
     Bytes::from(format!("p{key}={value}"))
 }
 
+/// A command that appends to the value of a key: to apply it twice shows.
+pub(super) fn append(key: &str, value: &str) -> Bytes {
+    Bytes::from(format!("+{key}={value}"))
+}
+
 /// A command that splits its group: the keys from `start` on are the child's.
 pub(super) fn split(child: GroupId, start: &str) -> Bytes {
     Bytes::from(format!("s{}={start}", child.0))
@@ -73,7 +78,11 @@ impl Node {
     }
 
     pub(super) fn try_open(disk: &Arc<SimDisk>) -> Result<Node, OpenError> {
-        let opened = Store::open_on(Arc::clone(disk) as Arc<dyn Disk>, IDENTITY, options(1))?;
+        Node::open_on(Arc::clone(disk) as _)
+    }
+
+    pub(super) fn open_on(disk: Arc<dyn Disk>) -> Result<Node, OpenError> {
+        let opened = Store::open_on(disk, IDENTITY, options(1))?;
         let sink = Arc::new(Sink::default());
         opened.store.connect(vec![Arc::clone(&sink) as _]);
         let mut node = Node {
@@ -144,6 +153,11 @@ impl Node {
         if command.starts_with('p') {
             let value = Bytes::from(value.to_string());
             return self.state.put(group, name.as_bytes(), value);
+        }
+        if command.starts_with('+') {
+            let before = self.state.get(group, name.as_bytes()).unwrap_or_default();
+            let after = [&before[..], value.as_bytes()].concat();
+            return self.state.put(group, name.as_bytes(), after.into());
         }
         let child = GroupId(name.parse().unwrap());
         let fate = self
