@@ -133,6 +133,18 @@ fn entries() -> Vec<Entry> {
         .collect()
 }
 
+/// The payload of a record with these operations.
+fn payload(fates: Vec<Fate>, writes: &[&GroupWrite]) -> Vec<u8> {
+    let mut record = Record::default();
+    record.start();
+    fates.into_iter().for_each(|fate| record.put_fate(fate));
+    for write in writes {
+        let taken = record.put_write(write, 0, 1 << 20);
+        taken.expect("there is room in an empty record");
+    }
+    record.bytes[HEADER_BYTES..].to_vec()
+}
+
 /// Payloads of records: a birth, a write, both.
 pub fn record_seeds() -> Vec<Vec<u8>> {
     let places = Arc::new(Places::whole(SLOT));
@@ -186,16 +198,6 @@ pub fn record_seeds() -> Vec<Vec<u8>> {
         hard_state: Some(hard_state),
         entries: entries(),
         commit: Index(400),
-    };
-    let payload = |fates: Vec<Fate>, writes: &[&GroupWrite]| {
-        let mut record = Record::default();
-        record.start();
-        fates.into_iter().for_each(|fate| record.put_fate(fate));
-        for write in writes {
-            let taken = record.put_write(write, 0, 1 << 20);
-            taken.expect("there is room in an empty record");
-        }
-        record.bytes[HEADER_BYTES..].to_vec()
     };
     let empty = GroupWrite {
         entries: Vec::new(),

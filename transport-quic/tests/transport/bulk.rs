@@ -49,7 +49,8 @@ fn a_node_sends_and_receives_a_bounded_number_of_streams_at_once() {
         let ca = Ca::new();
         let (one, two) = pair(&ca).await;
         let three = Node::start(ca.node(3));
-        (three.meet(&two), two.meet(&three));
+        three.meet(&two);
+        two.meet(&three);
         within(three.transport.up(NodeId(2))).await;
         let (recorder, _seen) = takes_bulk(&two);
         recorder.hold(true);
@@ -135,7 +136,8 @@ fn all_streams_of_a_node_together_keep_to_its_rate() {
             },
         });
         let two = Node::start(ca.node(2));
-        (two.meet(&slow), slow.meet(&two));
+        two.meet(&slow);
+        slow.meet(&two);
         within(slow.transport.up(NodeId(2))).await;
         let (_recorder, _seen) = takes_bulk(&two);
         let begun = Instant::now();
