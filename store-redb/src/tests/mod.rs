@@ -3,6 +3,7 @@
 mod conformance;
 mod crash;
 mod files;
+mod format;
 mod lives;
 mod lone;
 mod node;

@@ -199,14 +199,23 @@ impl Node {
 
     /// Commands for the group's log, in the next batch, with a commit mark so many entries behind its end.
     pub(super) fn write(&mut self, group: GroupId, term: u64, commands: &[Bytes], behind: u64) {
+        let commands = commands.iter();
+        let payloads: Vec<_> = commands
+            .map(|command| Payload::Command(Stamp(1), command.clone()))
+            .collect();
+        self.write_payloads(group, term, &payloads, behind);
+    }
+
+    /// The same with entries of any kind.
+    pub(super) fn write_payloads(&mut self, group: GroupId, term: u64, payloads: &[Payload], behind: u64) {
         let found = self.groups.get_mut(&group).unwrap();
-        let entries: Vec<Entry> = commands
+        let entries: Vec<Entry> = payloads
             .iter()
-            .map(|command| {
+            .map(|payload| {
                 found.last = EntryId::new(term, found.last.index.0 + 1);
                 Entry {
                     id: found.last,
-                    payload: Payload::Command(Stamp(1), command.clone()),
+                    payload: payload.clone(),
                 }
             })
             .collect();
