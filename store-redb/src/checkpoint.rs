@@ -187,7 +187,7 @@ impl Engine {
         }
     }
 
-    fn frozen(&self) -> Vec<Arc<Frozen>> {
+    pub(crate) fn frozen(&self) -> Vec<Arc<Frozen>> {
         (0..self.options.workers)
             .filter_map(|worker| self.memory(worker).frozen.clone())
             .collect()
@@ -493,7 +493,7 @@ fn stale(old: Option<(Index, Index)>, new: Option<(Index, Index)>) -> impl Itera
     [before, after].into_iter().filter(|range| !range.is_empty())
 }
 
-fn write_data(
+pub(crate) fn write_data(
     transaction: &WriteTransaction,
     frozen: &[Arc<Frozen>],
     chores: &mut Chores,

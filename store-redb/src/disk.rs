@@ -1,5 +1,5 @@
 //! The seam between this crate and a medium: positioned reads and writes, and what makes them durable.
-//! `FileDisk` is a file; `sim_disk` loses what was not synced. No layout is known here.
+//! `FileDisk` is a file; `testing::SimDisk` loses what was not synced. No layout is known here.
 
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatvfs};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
@@ -43,7 +43,8 @@ pub trait Disk: fmt::Debug + Send + Sync + 'static {
     fn write_out(&self) -> io::Result<()> {
         Ok(())
     }
-    /// The range will not be read soon: the system may drop it from its cache. A hint.
+    /// The range will not be read soon, or must be read from the medium: the system may drop it from its cache, except
+    /// what was not synced. A hint.
     fn forget(&self, _range: Range<u64>) {}
 }
 

@@ -25,7 +25,6 @@ mod record;
 mod recover;
 mod ring;
 mod room;
-mod sim_disk;
 mod slot;
 mod slots;
 mod snapshot;
@@ -35,18 +34,20 @@ mod state;
 mod storage;
 mod store;
 mod tables;
-mod waiting;
-
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 pub use disk::{Disk, DiskSpace, FileDisk};
 pub use error::{ExitReason, Fatal, OpenError, exit_process};
 pub use install::{Rows, Staging};
 pub use offline::{Cell, Cells, Offline, Section, Take};
 pub use options::{ClusterId, CommitSample, CommitTap, Entropy, Identity, Options, SpaceTap, system_entropy};
-pub use sim_disk::SimDisk;
 pub use snapshot::{Aborted, NoSnapshot, Snapshot};
 pub use state::{Child, Visit, WorkerState};
 pub use storage::WorkerStorage;
 pub use store::{Closed, Opened, Stats, Store, worker_of};
+#[cfg(any(test, feature = "testing"))]
+pub use testing::SimDisk;

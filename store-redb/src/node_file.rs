@@ -41,6 +41,7 @@ impl NodeFile {
         // What is read below may sit in a cache only; nobody may act on it before the disk has it.
         disk.sync()
             .map_err(|source| io_error("sync the node file", source))?;
+        forget_what_failed(&*disk)?;
         let found = inspect(&*disk)?;
         let (header, redb_bytes) = match &found {
             Found::Attached(header) => (Some(header.clone()), header.redb_bytes),
@@ -117,15 +118,18 @@ impl NodeFile {
         RING_AT + u64::from(header.segments) * header.segment_bytes
     }
 
-    /// Changes the header durably: into the older of the two slots.
+    /// Changes the header durably: in both slots, the older one first. When one of them decays, the other says the
+    /// same; a crash leaves at least one of them whole.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Header)) -> io::Result<()> {
         let mut slot = self.lock();
         let header = slot.as_mut().expect("the file has a log region");
         let mut next = header.clone();
         change(&mut next);
         next.version += 1;
-        self.disk
-            .write_durable(LOG_AT + (next.version % 2) * BLOCK_BYTES, &next.encode())?;
+        let block = next.encode();
+        for slot in [next.version % 2, (next.version + 1) % 2] {
+            self.disk.write_durable(LOG_AT + slot * BLOCK_BYTES, &block)?;
+        }
         *header = next;
         Ok(())
     }
@@ -207,6 +211,18 @@ fn first_header(remembered: &Remembered, options: &Options, redb_bytes: u64) -> 
             sequence: remembered.tail.sequence,
         },
     }
+}
+
+/// When a write or sync failed, the last process ended, and the system may keep what it could not write as if it had:
+/// no later sync tells. What is read must come from the medium.
+fn forget_what_failed(disk: &dyn Disk) -> Result<(), OpenError> {
+    let length = disk
+        .bytes()
+        .map_err(|source| io_error("read the node file's length", source))?;
+    if length > LOG_AT {
+        disk.forget(0..length);
+    }
+    Ok(())
 }
 
 /// Finds out what the file is.

@@ -22,9 +22,10 @@ use crate::tables::{
 use multiraft::{
     Entry, GroupId, Index, Install, Payload, ReplicaId, Restored, RestoredGroup, Split, Tombstone,
 };
-use redb::{Database, ReadTransaction, ReadableDatabase, ReadableTable};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata,
+};
 use std::collections::{BTreeMap, VecDeque};
-use std::io::ErrorKind;
 use std::sync::Arc;
 
 /// Opens a node file on any disk.
@@ -215,13 +216,27 @@ fn begin_incarnation(file: &NodeFile) -> Result<Header, OpenError> {
     Ok(file.header())
 }
 
+/// Visits every row of a table, and fails if they are not as many as the table counts: redb does not verify the pages it
+/// reads, and a damaged one can hide rows.
+fn each_row<const N: usize>(
+    table: &ReadOnlyTable<&'static [u8; N], &'static [u8]>,
+    mut each: impl FnMut(&[u8; N], &[u8]) -> Result<(), Broken>,
+) -> Result<(), Broken> {
+    let mut seen = 0;
+    for row in table.iter()? {
+        let (key, row) = row?;
+        each(key.value(), row.value())?;
+        seen += 1;
+    }
+    match seen == table.len()? {
+        true => Ok(()),
+        false => Err(Malformed("a table has not as many rows as it counts").into()),
+    }
+}
+
 pub(crate) fn open_error(error: impl Into<Broken>) -> OpenError {
     match error.into() {
         Broken::Corrupt(what) => OpenError::Corrupt(what),
-        // Not the system's word: redb says so of a file that does not begin like one of its own.
-        Broken::Failed(redb::Error::Io(source)) if source.kind() == ErrorKind::InvalidData => {
-            OpenError::Corrupt(source.to_string())
-        }
         Broken::Failed(redb::Error::Io(source)) => io_error("open redb's part of the node file", source),
         Broken::Failed(error) => OpenError::Corrupt(error.to_string()),
     }
@@ -318,36 +333,33 @@ impl<'a> Scan<'a> {
     }
 
     fn load_tombstones(&mut self, transaction: &ReadTransaction) -> Result<(), Broken> {
-        for row in transaction.open_table(TOMBSTONES)?.iter()? {
-            let (key, row) = row?;
-            let lowest = ReplicaId(Reader::new(unseal(key.value(), row.value())?).varint()?);
-            let group = GroupId(u64::from_be_bytes(*key.value()));
+        each_row(&transaction.open_table(TOMBSTONES)?, |key, row| {
+            let lowest = ReplicaId(Reader::new(unseal(key, row)?).varint()?);
+            let group = GroupId(u64::from_be_bytes(*key));
             self.bury(Tombstone { group, lowest });
-        }
+            Ok(())
+        })?;
         self.lives.unwritten.clear();
         Ok(())
     }
 
     fn load_rows(&mut self, transaction: &ReadTransaction) -> Result<(), Broken> {
-        for row in transaction.open_table(GROUPS)?.iter()? {
-            let (key, row) = row?;
-            let log = Row::decode(unseal(key.value(), row.value())?)?.into_log();
+        each_row(&transaction.open_table(GROUPS)?, |key, row| {
+            let log = Row::decode(unseal(key, row)?)?.into_log();
             self.rows.extend_from_slice(log.places.pieces());
             let found = FoundGroup {
                 log,
                 entries: VecDeque::new(),
             };
-            self.groups
-                .insert(GroupId(u64::from_be_bytes(*key.value())), found);
-        }
-        Ok(())
+            self.groups.insert(GroupId(u64::from_be_bytes(*key)), found);
+            Ok(())
+        })
     }
 
     fn load_cold(&mut self, transaction: &ReadTransaction) -> Result<(), Broken> {
-        for row in transaction.open_table(COLD)?.iter()? {
-            let (key, row) = row?;
-            let (group, index) = split_cold_key(key.value());
-            let entry = read_entry(group, index, unseal(key.value(), row.value())?)?;
+        each_row(&transaction.open_table(COLD)?, |key, row| {
+            let (group, index) = split_cold_key(key);
+            let entry = read_entry(group, index, unseal(key, row)?)?;
             let found = self
                 .groups
                 .get_mut(&group)
@@ -355,7 +367,8 @@ impl<'a> Scan<'a> {
             found.push(entry, Placed::COLD)?;
             let first = found.log.cold.map_or(index, |(first, _)| first);
             found.log.cold = Some((first, index));
-        }
+            Ok(())
+        })?;
         self.groups
             .values_mut()
             .for_each(|found| found.log.is_dirty = false);

@@ -66,7 +66,7 @@ impl Ring {
                 "a record at {offset}, the head is {}",
                 self.head
             );
-            self.wrap();
+            self.restart();
         }
         self.head += length;
         assert!(
@@ -147,6 +147,15 @@ impl Ring {
     /// The part that is kept for hard states and the like.
     pub(crate) fn reserve(&self) -> u64 {
         self.capacity / RESERVE_SHARE
+    }
+
+    /// Goes on at the ring's start. When nothing is live before, the tail goes there too: else the head could pass it.
+    fn restart(&mut self) {
+        if self.lap_end.is_none() && self.tail == self.head {
+            (self.tail, self.head) = (0, 0);
+        } else {
+            self.wrap();
+        }
     }
 
     fn take(&mut self, length: u64) -> Place {

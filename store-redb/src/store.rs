@@ -27,7 +27,7 @@ const FILE_MODE: u32 = 0o600;
 /// An open node file.
 #[derive(Debug)]
 pub struct Store {
-    engine: Arc<Engine>,
+    pub(crate) engine: Arc<Engine>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 

@@ -6,6 +6,7 @@ use crate::limits::{CHUNK_BYTES_MIN, CHUNK_ROW_BYTES, INLINE_BYTES_MAX};
 use bytes::Bytes;
 use multiraft::{GroupId, Index};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition};
+use std::io::ErrorKind;
 
 /// One row: whose file this is; see `header::Remembered`.
 pub(crate) const IDENTITY: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("identity");
@@ -50,6 +51,12 @@ impl<E: Into<redb::Error>> From<E> for Broken {
     fn from(error: E) -> Broken {
         match error.into() {
             redb::Error::Corrupted(what) => Broken::Corrupt(what),
+            // Not the system's word, but redb's or ours: a file that does not begin like one, a page that can not be.
+            redb::Error::Io(source)
+                if matches!(source.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof) =>
+            {
+                Broken::Corrupt(source.to_string())
+            }
             error => Broken::Failed(error),
         }
     }
@@ -139,9 +146,21 @@ impl Base {
     /// The value under a stored key.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, Broken> {
         match self.data.get(key)? {
-            None => Ok(None),
+            None => self.check_absent(key).map(|()| None),
             Some(row) => self.value(key, row.value()).map(Some),
         }
+    }
+
+    /// redb does not verify what it reads: where a key is missing, one of the rows beside its place may be the one that
+    /// is looked for, with a damaged key.
+    fn check_absent(&self, key: &[u8]) -> Result<(), Broken> {
+        let before = self.data.range(..key)?.next_back();
+        let after = self.data.range(key..)?.next();
+        for row in before.into_iter().chain(after) {
+            let (found, row) = row?;
+            unseal(found.value(), row.value())?;
+        }
+        Ok(())
     }
 
     /// The value of a row of `DATA`, checked, its chunks gathered.

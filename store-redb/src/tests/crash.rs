@@ -1,66 +1,41 @@
-//! The power is cut at every disk operation of a script; what is found afterwards is compared with a model.
+//! The crash proof in small, and that each seeded bug is found.
 
-use super::world::{Model, Random, World, run};
-use crate::{Closed, ExitReason, OpenError, SimDisk};
+use super::world::{Model, World};
+use crate::Closed;
+use crate::testing::{Bug, SimDisk, prove_many};
 use std::sync::Arc;
 
-/// Runs the script until the power is cut; the model as of then.
-fn live(disk: &Arc<SimDisk>, model: Model, steps: u64) -> Model {
-    // The model must survive the panic that ends the process.
-    let kept = std::sync::Mutex::new(model.clone());
-    let _ended = run(|| {
-        let mut world = match World::open(Arc::clone(disk) as _, model) {
-            Ok(world) => world,
-            Err(OpenError::Io { .. } | OpenError::Corrupt(_)) if disk.is_dead() => return,
-            Err(error) => panic!("{error}"),
-        };
-        *kept.lock().unwrap() = world.model.clone();
-        for _ in 0..steps {
-            let died = run(|| world.step()).is_err();
-            world.note_acknowledged();
-            *kept.lock().unwrap() = world.model.clone();
-            if died {
-                return;
-            }
-        }
-    });
-    kept.into_inner().unwrap()
-}
+/// Images in the ordinary suite. The whole number is `crash --images 100000`, see CONTRIBUTING.md.
+const IMAGES: u64 = 4000;
 
 #[test]
-fn a_power_cut_at_any_operation_loses_nothing_acknowledged() {
-    let calm = Arc::new(SimDisk::new());
-    let finished = live(&calm, Model::new(1), 60);
-    assert!(
-        finished.checkpoints > 3,
-        "the script goes through {} checkpoints",
-        finished.checkpoints
-    );
-    let operations = calm.operations();
-    for operation in 0..operations {
-        let disk = Arc::new(SimDisk::new());
-        disk.fail_at(operation);
-        let model = live(&disk, Model::new(1), 60);
-        let after = Arc::new(disk.crash(operation));
-        let world = World::open(after, model).unwrap_or_else(|error| panic!("after {operation}: {error}"));
-        world.check_contents();
+fn crashes_lose_nothing() {
+    let (counts, failure) = prove_many(1, IMAGES, 2, None);
+    println!("{counts}");
+    if let Some(failure) = failure {
+        panic!("{failure}");
     }
+    assert_eq!(counts.invalid(), None);
 }
 
+/// Images within which each bug must be found; most are within a hundred.
+const IMAGES_PER_BUG: u64 = 20_000;
+
 #[test]
-fn many_lives_lose_nothing_acknowledged() {
-    for seed in 1..40 {
-        let mut model = Model::new(seed);
-        let mut random = Random(seed);
-        let mut disk = SimDisk::new();
-        for _ in 0..6 {
-            let current = Arc::new(disk);
-            current.fail_at(random.below(400));
-            model = live(&current, model, 80);
-            disk = current.crash(random.below(1 << 30));
-        }
-        World::open(Arc::new(disk), model).unwrap().check_contents();
-    }
+fn every_seeded_bug_is_found() {
+    let missed: Vec<Bug> = Bug::ALL
+        .into_iter()
+        .filter(|bug| {
+            let (counts, failure) = prove_many(1, IMAGES_PER_BUG, 1, Some(*bug));
+            let after = counts.images + failure.as_ref().map_or(0, |failure| failure.image);
+            println!(
+                "{bug}: {after} images, {:.300?}",
+                failure.as_ref().map(|failure| &failure.message)
+            );
+            failure.is_none()
+        })
+        .collect();
+    assert_eq!(missed, []);
 }
 
 #[test]
@@ -97,31 +72,5 @@ fn a_clean_stop_leaves_everything_in_redb() {
             crate::Disk::bytes(&*disk).unwrap() < 1 << 40,
             "the log region is gone"
         );
-    }
-}
-
-#[test]
-fn a_power_cut_during_a_clean_stop_loses_nothing() {
-    let calm = Arc::new(SimDisk::new());
-    let mut world = World::open(Arc::clone(&calm) as _, Model::new(4)).unwrap();
-    (0..30).for_each(|_| world.step());
-    world.settle();
-    let start = calm.operations();
-    world.close();
-    let end = calm.operations();
-    assert!(end > start + 5, "a clean stop works on the disk");
-    for operation in start..end {
-        let disk = Arc::new(SimDisk::new());
-        let mut world = World::open(Arc::clone(&disk) as _, Model::new(4)).unwrap();
-        (0..30).for_each(|_| world.step());
-        world.settle();
-        let model = world.model.clone();
-        disk.fail_at(operation);
-        let ended = run(|| world.close()).expect_err("the power is cut");
-        assert_eq!(ended.reason, ExitReason::WriteFailed, "{}", ended.message);
-        let after = Arc::new(disk.crash(operation));
-        World::open(after, model)
-            .unwrap_or_else(|error| panic!("after {operation}: {error}"))
-            .check_contents();
     }
 }

@@ -2,7 +2,9 @@
 
 mod conformance;
 mod crash;
+mod faults;
 mod files;
+mod flips;
 mod format;
 mod lives;
 mod lone;
@@ -13,3 +15,8 @@ mod room;
 mod space;
 mod threads;
 mod world;
+
+/// True in the long run of these tests, see CONTRIBUTING.md: every call and way, not a sample.
+fn is_thorough() -> bool {
+    std::env::var_os("FLOTILLA_THOROUGH").is_some()
+}

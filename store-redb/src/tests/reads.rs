@@ -1,7 +1,8 @@
 //! Reads merge memtables and redb: compared with one ordered map under random writes, freezes and checkpoints.
 
 use super::world::{IDENTITY, Sink, birth, options};
-use crate::{SimDisk, Store, WorkerState, WorkerStorage};
+use crate::testing::SimDisk;
+use crate::{Store, WorkerState, WorkerStorage};
 use bytes::Bytes;
 use multiraft::{EntryId, GroupId, GroupRow, LogBatch, Membership, RaftStorage};
 use proptest::collection::vec;
