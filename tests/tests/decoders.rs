@@ -33,9 +33,14 @@ fn run(target: &Target, bytes: &[u8]) -> bool {
 fn files(target: &Target) -> Vec<Vec<u8>> {
     let folder = corpus(target);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
-    let mut paths: Vec<_> = entries.map(|entry| entry.unwrap().path()).collect();
+    let mut paths: Vec<_> = entries
+        .map(|entry| entry.expect("a readable folder").path())
+        .collect();
     paths.sort();
-    paths.iter().map(|path| std::fs::read(path).unwrap()).collect()
+    paths
+        .iter()
+        .map(|path| std::fs::read(path).expect("a readable file"))
+        .collect()
 }
 
 /// Each target's corpus, read once.
