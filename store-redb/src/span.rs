@@ -37,7 +37,7 @@ impl Span {
     }
 
     /// The keys in both.
-    pub(crate) fn common(&self, other: &Span) -> Option<Span> {
+    pub(crate) fn overlap(&self, other: &Span) -> Option<Span> {
         let start = self.start.clone().max(other.start.clone());
         let end = match (&self.end, &other.end) {
             (Some(one), Some(two)) => Some(one.clone().min(two.clone())),
@@ -48,11 +48,11 @@ impl Span {
 
     /// The keys that are not in `other`, in order.
     pub(crate) fn without(&self, other: &Span) -> Vec<Span> {
-        let Some(common) = self.common(other) else {
+        let Some(overlap) = self.overlap(other) else {
             return vec![self.clone()];
         };
-        let before = Span::between(self.start.clone(), Some(common.start));
-        let after = common.end.and_then(|end| Span::between(end, self.end.clone()));
+        let before = Span::between(self.start.clone(), Some(overlap.start));
+        let after = overlap.end.and_then(|end| Span::between(end, self.end.clone()));
         before.into_iter().chain(after).collect()
     }
 
@@ -130,11 +130,11 @@ impl Places {
 
     /// The parts of these pieces inside a span, in key order.
     pub(crate) fn within(&self, span: &Span) -> Vec<Piece> {
-        let common = |piece: &Piece| {
+        let overlap = |piece: &Piece| {
             let slot = piece.slot;
-            piece.span.common(span).map(|span| Piece { span, slot })
+            piece.span.overlap(span).map(|span| Piece { span, slot })
         };
-        self.pieces.iter().filter_map(common).collect()
+        self.pieces.iter().filter_map(overlap).collect()
     }
 
     /// Everything but a span.
