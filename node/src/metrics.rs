@@ -137,6 +137,8 @@ pub struct Raft {
     pub leader_changes: Counter,
     /// Proposals handed to workers.
     pub proposals: Counter,
+    /// Times a peer needed log that is cut.
+    pub snapshots_wanted: Counter,
     /// Entries applied.
     pub applied_entries: Counter,
     /// Groups led here.
@@ -170,7 +172,29 @@ pub struct Storage {
     pub checkpoints: Counter,
     /// Bytes of redb's part of the node file.
     pub file_bytes: Gauge,
+    /// Bytes free on the disk.
+    pub free_bytes: Gauge,
+    /// Bytes that free pages of the node file add to them, as last counted.
+    pub reusable_bytes: Gauge,
+    /// Bytes of both that must be there for the state to grow.
+    pub needed_bytes: Gauge,
+    /// 0: enough space; 1: the state may not grow; 2: nothing can be written.
+    pub space_shortage: Gauge,
+    /// What was refused for want of room, in the order of `REFUSALS`.
+    pub refusals: [Counter; 8],
 }
+
+/// Label values (what, why) of what was refused.
+const REFUSALS: [(&str, &str); 8] = [
+    ("proposal", "waiting"),
+    ("proposal", "log"),
+    ("proposal", "memory"),
+    ("proposal", "space"),
+    ("proposal", "too_large"),
+    ("append", "full"),
+    ("append", "space"),
+    ("append", "too_large"),
+];
 
 /// One link to another node.
 #[derive(Clone, Debug)]
@@ -465,6 +489,10 @@ impl Maker<'_> {
                 "Changes of leader that replicas of this node saw.",
             ),
             proposals: self.counter("flotilla_raft_proposals_total", "Proposals handed to workers."),
+            snapshots_wanted: self.counter(
+                "flotilla_raft_snapshots_wanted_total",
+                "Times a peer needed log that is cut: it cannot catch up without a snapshot.",
+            ),
             applied_entries: self.counter("flotilla_raft_applied_entries_total", "Entries applied."),
             groups_leader: groups.with_label_values(&["leader"]),
             groups_follower: groups.with_label_values(&["follower"]),
@@ -478,6 +506,11 @@ impl Maker<'_> {
     }
 
     fn storage(&self) -> Storage {
+        let refusals = self.counters(
+            "flotilla_storage_refusals_total",
+            "Proposals refused to clients and appends not taken from leaders, for want of room, by reason.",
+            &["what", "reason"],
+        );
         Storage {
             commit_duration: self.histogram(
                 "flotilla_storage_commit_duration_seconds",
@@ -512,6 +545,20 @@ impl Maker<'_> {
                 "flotilla_storage_file_bytes",
                 "Bytes of the node file's data part, without the log ring.",
             ),
+            free_bytes: self.gauge("flotilla_storage_free_bytes", "Bytes free on the node file's disk."),
+            reusable_bytes: self.gauge(
+                "flotilla_storage_reusable_bytes",
+                "Bytes in free pages of the node file. Counted only when the disk's free bytes do not suffice.",
+            ),
+            needed_bytes: self.gauge(
+                "flotilla_storage_needed_bytes",
+                "Free and reusable bytes that must be there for the state to grow: two checkpoints at worst.",
+            ),
+            space_shortage: self.gauge(
+                "flotilla_storage_space_shortage",
+                "0: enough disk space; 1: only what frees space is taken; 2: nothing is taken.",
+            ),
+            refusals: REFUSALS.map(|(what, reason)| refusals.with_label_values(&[what, reason])),
         }
     }
 

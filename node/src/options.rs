@@ -89,6 +89,8 @@ pub struct StorageOptions {
     pub memtable_bytes: u64,
     /// Page cache of the node file.
     pub cache_bytes: u64,
+    /// Log of each range kept for nodes that lag; 0: everything.
+    pub kept_log_bytes: u64,
 }
 
 /// The Redis gateway.
@@ -410,6 +412,11 @@ fn bad_value(said: &Said, problem: String) -> ConfigError {
     }
 }
 
+/// One write may take so large a part of the log ring: see store-redb.
+const RING_SHARE: u64 = 8;
+/// What a write takes in the log besides its key and value, at most.
+const ENTRY_BYTES_OVERHEAD: u64 = 16 << 10;
+
 /// Relations that hold for every node.
 fn check_shared(options: &NodeOptions, origins: &Origins) -> Result<(), ConfigError> {
     let wrong = |key: &'static str, problem: String, hint: &str| {
@@ -465,6 +472,31 @@ fn check_shared(options: &NodeOptions, origins: &Origins) -> Result<(), ConfigEr
             "limits.request_timeout",
             "no time at all".to_string(),
             "write it like 5s",
+        );
+    }
+    check_storage(options, origins)
+}
+
+/// Sizes of the store against each other and against the largest write.
+fn check_storage(options: &NodeOptions, origins: &Origins) -> Result<(), ConfigError> {
+    let wrong = |key: &'static str, problem: String, hint: &str| {
+        Err(ConfigError {
+            key: key.to_string(),
+            origin: origins[key].clone(),
+            problem,
+            hint: hint.to_string(),
+        })
+    };
+    let largest = (options.limits.value_bytes_max + options.limits.key_bytes_max) as u64;
+    if options.storage.ring_bytes / RING_SHARE < largest + ENTRY_BYTES_OVERHEAD {
+        let problem = format!(
+            "{} bytes, of which one write may take an eighth, against values of up to {}",
+            options.storage.ring_bytes, options.limits.value_bytes_max
+        );
+        return wrong(
+            "storage.ring_bytes",
+            problem,
+            "use more than eight times limits.value_bytes_max",
         );
     }
     if options.storage.memtable_bytes * 2 > options.storage.ring_bytes {

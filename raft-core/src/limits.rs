@@ -7,6 +7,9 @@ pub(crate) const COMMITTED_BYTES_MAX: u64 = 1 << 20;
 /// The in-memory tail may grow to this many times `tail_bytes_max` for the sake of peers that still read it.
 pub(crate) const TAIL_STRETCH: u64 = 4;
 
+/// How exactly the cost of entries is known that are not in memory.
+pub(crate) const MILESTONE_BYTES: u64 = 64 << 10;
+
 /// Voters of one half whose tally needs no allocation.
 pub(crate) const VOTERS_INLINE: usize = 8;
 

@@ -7,6 +7,7 @@
 //!     truncated                          cold             last
 //! ```
 
+use crate::limits::MILESTONE_BYTES;
 use crate::types::{Entry, EntryId, Index, Term};
 use std::collections::VecDeque;
 
@@ -21,6 +22,9 @@ pub(crate) struct Log {
     tail: VecDeque<Slot>,
     /// Total cost of everything ever pushed up to and including `cold`.
     cost_through_cold: u64,
+    /// The same total as of some entries that are not in memory, oldest first; those that are gone count as the base.
+    milestones: VecDeque<(Index, u64)>,
+    cost_through_base: u64,
     last: EntryId,
 }
 
@@ -46,6 +50,8 @@ impl Log {
             cold: truncated.index,
             tail: VecDeque::new(),
             cost_through_cold: 0,
+            milestones: VecDeque::new(),
+            cost_through_base: 0,
             last: truncated,
         }
     }
@@ -126,7 +132,10 @@ impl Log {
         let term = self
             .term(index)
             .expect("I3: the log is truncated within its bounds");
+        self.cost_through_base = self.cost_at(index);
         self.evict_through(index);
+        let gone = self.milestones.partition_point(|(at, _)| *at <= index);
+        self.milestones.drain(..gone);
         while self.runs.get(1).is_some_and(|run| run.first <= index.next()) {
             self.runs.pop_front();
         }
@@ -148,7 +157,30 @@ impl Log {
                 .expect("eviction stays below the last entry");
             self.cost_through_cold = slot.cost_through;
             self.cold = slot.entry.id.index;
+            let before = self
+                .milestones
+                .back()
+                .map_or(self.cost_through_base, |(_, cost)| *cost);
+            if self.cost_through_cold >= before + MILESTONE_BYTES {
+                self.milestones.push_back((self.cold, self.cost_through_cold));
+            }
         }
+    }
+
+    /// What the entries after `after` cost, up to and including `through`, as far as they are not gone. Where one of
+    /// the two is not in memory, this is wrong by less than `MILESTONE_BYTES`.
+    pub(crate) fn cost_between(&self, after: Index, through: Index) -> u64 {
+        let base = self.truncated.index;
+        self.cost_at(through.max(base)) - self.cost_at(after.max(base))
+    }
+
+    fn cost_at(&self, index: Index) -> u64 {
+        if index >= self.cold {
+            return self.cost_through(index);
+        }
+        let before = self.milestones.partition_point(|(at, _)| *at <= index);
+        let milestone = before.checked_sub(1).map(|at| self.milestones[at].1);
+        milestone.unwrap_or(self.cost_through_base)
     }
 
     /// Drops entries from memory, oldest first, until at most `bytes_max` remain or `limit` is reached.

@@ -22,6 +22,9 @@ pub struct Options {
     pub uncommitted_bytes_max: usize,
     /// Entries kept in memory after they are applied and durable, in bytes; colder ones are fetched.
     pub tail_bytes_max: usize,
+    /// Bytes of checkpointed entries that are kept for members that do not hold them yet; beyond that the log is cut, and
+    /// they need a snapshot.
+    pub kept_bytes_max: u64,
 }
 
 impl Default for Options {
@@ -35,6 +38,7 @@ impl Default for Options {
             inflight_messages_max: 64,
             uncommitted_bytes_max: 16 << 20,
             tail_bytes_max: 1 << 20,
+            kept_bytes_max: u64::MAX,
         }
     }
 }

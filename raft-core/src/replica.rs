@@ -545,10 +545,20 @@ impl Replica {
     }
 
     fn truncation_point(&self) -> Index {
-        self.marks.checkpointed.min(self.marks.replicated)
+        let Marks {
+            checkpointed,
+            replicated,
+            ..
+        } = self.marks;
+        let is_kept = replicated < checkpointed && self.options.kept_bytes_max < u64::MAX;
+        match is_kept && self.log.cost_between(replicated, checkpointed) > self.options.kept_bytes_max {
+            true => checkpointed,
+            false => checkpointed.min(replicated),
+        }
     }
 
-    /// The log up to here is in the checkpoint and on every member: nobody needs it.
+    /// The log up to here is in the checkpoint and on every member: nobody needs it. Or it is more than is kept for
+    /// those who do.
     fn take_truncation(&mut self) -> Option<Index> {
         let point = self.truncation_point();
         if point <= self.log.truncated().index {

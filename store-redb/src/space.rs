@@ -13,7 +13,7 @@
 
 use crate::engine::{Engine, lock};
 use crate::limits::{
-    CUT_SHARE, DELETED_ROWS_MAX, NEED_BYTES_FIXED, PAGE_BYTES, PAGES_PER_ENTRY_PERCENT, SHORT_SHARE,
+    DELETED_ROWS_MAX, NEED_BYTES_FIXED, PAGE_BYTES, PAGES_PER_ENTRY_PERCENT, SHORT_SHARE,
     SPACE_COUNT_PATIENCE, STAGED_BYTES_MAX,
 };
 use crate::memory::Frozen;
@@ -277,7 +277,7 @@ impl Engine {
         self.need(Work {
             entries: bytes / self.space.get(|watch| &watch.entry_bytes),
             bytes,
-            log_bytes: self.options.ring_bytes / CUT_SHARE,
+            log_bytes: 2 * bytes, // deletes take less in the log than in memory
         })
     }
 

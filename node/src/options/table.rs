@@ -203,7 +203,7 @@ pub const TABLE: &[OptionSpec] = &[
         key: "storage.ring_bytes",
         form: SIZE,
         default: "1GiB",
-        doc: "Size of the log ring, allocated at the first start and fixed then. An eighth of it bounds one write (MSET, batch), so give all nodes the same: a node whose ring is too small for an entry cannot follow.",
+        doc: "Size of the log ring, allocated at the first start and fixed then. An eighth of it bounds one write (MSET, batch), so give all nodes the same: a node whose ring is too small for an entry stays behind. A clean stop and a start make the ring anew.",
         scope: Scope::Any,
         set: |o, v| size(v, 16 * MIB, TIB).map(|n| o.storage.ring_bytes = n),
     },
@@ -222,6 +222,16 @@ pub const TABLE: &[OptionSpec] = &[
         doc: "Page cache of the node file. Should hold its branch pages.",
         scope: Scope::Any,
         set: |o, v| size(v, MIB, TIB).map(|n| o.storage.cache_bytes = n),
+    },
+    OptionSpec {
+        key: "storage.kept_log_bytes",
+        form: SIZE,
+        default: "0",
+        doc: "Log of each range that is kept for nodes which are down or slow, beyond what this node needs itself; 0: \
+              everything. A node that needs more than is kept can not come back yet: there are no snapshots. What is \
+              kept takes disk space; docs/operations.md.",
+        scope: Scope::Any,
+        set: |o, v| size(v, 0, 1024 * TIB).map(|n| o.storage.kept_log_bytes = n),
     },
     OptionSpec {
         key: "resp.password",

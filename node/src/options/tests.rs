@@ -116,6 +116,18 @@ fn bad_values_name_key_and_origin() {
 }
 
 #[test]
+fn a_ring_that_can_not_hold_the_largest_value_is_refused() {
+    let (text, hint) = refused(
+        "[storage]\nring_bytes = \"16MiB\"\nmemtable_bytes = \"1MiB\"\n[limits]\nvalue_bytes_max = \"2MiB\"\n",
+    );
+    assert!(
+        text.starts_with("storage.ring_bytes (f.toml:2): 16777216 bytes"),
+        "{text}"
+    );
+    assert!(hint.contains("limits.value_bytes_max"), "{hint}");
+}
+
+#[test]
 fn toml_errors_and_wrong_types_name_the_line() {
     assert!(
         refused("workers = 2\nranges = = 3\n")

@@ -3,7 +3,7 @@
 
 use crate::descriptor::RangeDescriptor;
 use crate::metrics::{Raft, raise};
-use multiraft::{Counters, GroupId, LeadershipChange, NodeId, ReplicaId, Turn};
+use multiraft::{Counters, GroupId, LeadershipChange, NodeId, Refusals, ReplicaId, Turn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -30,6 +30,8 @@ pub(super) struct Board {
 struct Totals {
     elected: AtomicU64,
     proposed: AtomicU64,
+    refusals: Mutex<Refusals>,
+    snapshots_wanted: AtomicU64,
 }
 
 impl Board {
@@ -57,6 +59,9 @@ impl Board {
         let totals = &self.totals[worker];
         totals.elected.store(counters.elected, Ordering::Relaxed);
         totals.proposed.store(counters.proposed, Ordering::Relaxed);
+        let wanted = counters.snapshots_wanted;
+        totals.snapshots_wanted.store(wanted, Ordering::Relaxed);
+        *totals.refusals.lock().unwrap_or_else(PoisonError::into_inner) = counters.refusals;
         if !turn.leadership.is_empty() {
             let mut led = self.lock();
             for (group, change) in &turn.leadership {
@@ -126,6 +131,28 @@ impl Board {
         };
         raise(&raft.elections_won, sum(|totals| &totals.elected));
         raise(&raft.proposals, sum(|totals| &totals.proposed));
+        let wanted = sum(|totals| &totals.snapshots_wanted);
+        raise(&raft.snapshots_wanted, wanted);
+    }
+
+    /// What was refused for want of room, by all workers, in the order of the metrics' labels.
+    pub(super) fn refusals(&self) -> [u64; 8] {
+        let mut sums = [0; 8];
+        for totals in &self.totals {
+            let refusals = *totals.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+            let each = [
+                refusals.waiting,
+                refusals.log,
+                refusals.memory,
+                refusals.space,
+                refusals.too_large,
+                refusals.appends_full,
+                refusals.appends_space,
+                refusals.appends_too_large,
+            ];
+            sums.iter_mut().zip(each).for_each(|(sum, count)| *sum += count);
+        }
+        sums
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, Led>> {

@@ -199,6 +199,13 @@ pub(super) fn refresh(metrics: &Metrics, board: &Board, transport: &Transport, s
     storage.memtable_bytes.set(stats.memtable_bytes.cast_signed());
     storage.file_bytes.set(stats.redb_bytes.cast_signed());
     raise(&storage.checkpoints, stats.checkpoints);
+    let shown = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+    storage.free_bytes.set(shown(stats.free_bytes));
+    storage.reusable_bytes.set(shown(stats.reusable_bytes));
+    storage.needed_bytes.set(shown(stats.needed_bytes));
+    storage.space_shortage.set(i64::from(stats.space as u8));
+    let refusals = storage.refusals.iter().zip(board.refusals());
+    refusals.for_each(|(counter, total)| raise(counter, total));
 }
 
 /// The same for the gateways' connections.

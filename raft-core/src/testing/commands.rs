@@ -114,6 +114,7 @@ fn found(line: &Line<'_>) -> Result<Cluster, String> {
         inflight_messages_max: line.size("inflight_messages", defaults.inflight_messages_max)?,
         uncommitted_bytes_max: line.size("uncommitted_bytes", defaults.uncommitted_bytes_max)?,
         tail_bytes_max: line.size("tail_bytes", defaults.tail_bytes_max)?,
+        kept_bytes_max: line.value("kept_bytes", defaults.kept_bytes_max)?,
         ..defaults
     };
     let membership = Cluster::membership(line.value("voters", 3)?, line.value("learners", 0)?);

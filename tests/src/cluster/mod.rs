@@ -29,6 +29,11 @@ impl Cluster {
     /// Starts `count` processes with `ranges` ranges and waits until each says it is ready.
     pub fn start(count: usize, ranges: usize, more: &[&str]) -> Cluster {
         let dir = tempfile::tempdir().expect("a temporary directory");
+        Cluster::start_in(dir, count, ranges, more)
+    }
+
+    /// The same in a directory that may hold the nodes' directories `data-<id>` already.
+    pub fn start_in(dir: tempfile::TempDir, count: usize, ranges: usize, more: &[&str]) -> Cluster {
         make_certificates(dir.path(), count);
         let ports: Vec<[u16; 3]> = (0..count)
             .map(|_| [free_udp_port(), free_tcp_port(), free_tcp_port()])
