@@ -32,8 +32,10 @@ pub enum Space {
     /// Enough.
     #[default]
     Ample,
-    /// The state must not grow any more.
+    /// The state must not grow any more: leaders refuse it.
     Short,
+    /// It must not grow whoever asks: followers leave it, too. What is left is for what shrinks it.
+    Low,
     /// Not even what shrinks the state can be written out: only hard states and the like are taken.
     Gone,
 }
@@ -120,7 +122,7 @@ impl Allowance {
     ) -> Result<(), Refusal> {
         let is_spaceless = match self.room.space {
             Space::Ample => growth > 0 && self.too_many_are_short(membership),
-            Space::Short => growth > 0,
+            Space::Short | Space::Low => growth > 0,
             Space::Gone => true,
         };
         let (log, memory) = cost(bytes, growth);
@@ -145,10 +147,13 @@ impl Allowance {
         payload_bytes_max: usize,
         growth: impl Fn(&[u8]) -> u64,
     ) -> bool {
-        let (mut log, mut memory, mut is_too_large) = (0, 0, false);
+        let (mut log, mut memory) = (0, 0);
+        let (mut is_too_large, mut grows) = (false, false);
         for entry in entries {
             if let Payload::Command(_, bytes) = &entry.payload {
-                let (in_log, in_memory) = cost(bytes.len(), growth(bytes));
+                let growth = growth(bytes);
+                let (in_log, in_memory) = cost(bytes.len(), growth);
+                grows |= growth > 0;
                 log += in_log;
                 memory += in_memory;
                 is_too_large |= bytes.len() > payload_bytes_max;
@@ -158,7 +163,7 @@ impl Allowance {
             return true;
         } else if is_too_large {
             self.refusals.appends_too_large += 1;
-        } else if self.room.space == Space::Gone {
+        } else if self.room.space == Space::Gone || (grows && self.room.space == Space::Low) {
             self.refusals.appends_space += 1;
         } else if log > self.room.log_bytes || memory > self.room.memory_bytes {
             self.refusals.appends_full += 1;
@@ -259,6 +264,10 @@ mod tests {
         assert_eq!(short.propose(&three(), 1, 1), Err(Refusal::NoSpace));
         assert_eq!(short.propose(&three(), 1, 0), Ok(()));
         assert!(short.append(&[command(1)], 9, |_| 1), "a follower goes on");
+        let mut low = space(Space::Low);
+        assert!(!low.append(&[command(1)], 9, |_| 1), "but not to its end");
+        assert!(low.append(&[command(1)], 9, |_| 0));
+        assert_eq!(low.propose(&three(), 1, 0), Ok(()));
         let mut gone = space(Space::Gone);
         assert_eq!(gone.propose(&three(), 1, 0), Err(Refusal::NoSpace));
         assert!(!gone.append(&[command(1)], 9, |_| 0));

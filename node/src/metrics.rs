@@ -178,7 +178,7 @@ pub struct Storage {
     pub reusable_bytes: Gauge,
     /// Bytes of both that must be there for the state to grow.
     pub needed_bytes: Gauge,
-    /// 0: enough space; 1: the state may not grow; 2: nothing can be written.
+    /// 0: enough space; 1 and 2: the state may not grow; 3: nothing can be written.
     pub space_shortage: Gauge,
     /// What was refused for want of room, in the order of `REFUSALS`.
     pub refusals: [Counter; 8],
@@ -556,7 +556,7 @@ impl Maker<'_> {
             ),
             space_shortage: self.gauge(
                 "flotilla_storage_space_shortage",
-                "0: enough disk space; 1: only what frees space is taken; 2: nothing is taken.",
+                "0: enough disk space; 1: only what frees space is taken; 2: from leaders, too; 3: nothing is taken.",
             ),
             refusals: REFUSALS.map(|(what, reason)| refusals.with_label_values(&[what, reason])),
         }

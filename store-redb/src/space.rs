@@ -152,10 +152,13 @@ impl Engine {
         }
         let available = self.space.get(|watch| &watch.available);
         let first = self.need(self.work());
-        let now = if available >= first + self.second() {
+        let (second, with_reserve) = (self.second(), available.saturating_add(self.reserved()));
+        let now = if available >= first + second {
             Space::Ample
-        } else if available.saturating_add(self.reserved()) >= first {
+        } else if with_reserve >= first + second / 2 {
             Space::Short
+        } else if with_reserve >= first {
+            Space::Low
         } else {
             Space::Gone
         };

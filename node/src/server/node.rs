@@ -425,7 +425,7 @@ fn open_store(plan: &Plan, metrics: &Arc<Metrics>) -> Result<Opened, Failure> {
 fn tell_space(node: u64, space: Space) {
     match space {
         Space::Ample => tracing::info!(node, "there is enough disk space again"),
-        Space::Short => tracing::warn!(
+        Space::Short | Space::Low => tracing::warn!(
             node,
             "disk space is short: writes that grow the state are refused; delete keys or add space"
         ),

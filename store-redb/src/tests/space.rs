@@ -221,7 +221,7 @@ fn the_reserve_lets_a_last_checkpoint_through() {
     }
     disk.resize(capacity + PAGE);
     lone.store.look_at_space();
-    assert_eq!(space_of(&lone), Space::Short);
+    assert_eq!(space_of(&lone), Space::Low);
     lone.checkpoint();
     assert_eq!(disk.refused(), 0);
     assert!(!disk.holds(reserve), "it was given back");
