@@ -192,6 +192,7 @@ fn draw_raft(rng: &mut Rng) -> raft_core::Options {
         inflight_messages_max: rng.pick(&[1, 2, 8, 64]),
         uncommitted_bytes_max: rng.pick(&[2 << 10, 64 << 10, 16 << 20]),
         tail_bytes_max: rng.pick(&[0, 500, 4 << 10, 1 << 20]),
+        ..raft_core::Options::default()
     }
 }
 
