@@ -1,6 +1,6 @@
 //! No bytes whatever make a decoder panic or reserve much: random bytes, valid encodings that were cut, changed,
 //! spliced or given huge lengths, and all that fuzzing found worth keeping (`tests/fuzz/corpus`).
-//! `PROPTEST_CASES=100000 cargo test --release -p flotilla-tests --test decoders` runs for long.
+//! `PROPTEST_CASES=1000000 cargo test --release -p flotilla-tests --test decoders` runs for long.
 
 use flotilla_tests::decoders::{TARGETS, Target, corpus};
 use proptest::collection::vec;
@@ -145,7 +145,7 @@ fn apply(bytes: &mut Vec<u8>, edit: &Edit, files: &[Vec<u8>]) {
     }
 }
 
-/// A case costs microseconds, so there are more than usual; `PROPTEST_CASES` counts as usual, times this.
+/// A case costs microseconds, so there are more than usual. `PROPTEST_CASES`, if set, is the number of cases itself.
 fn many() -> ProptestConfig {
     let usual = ProptestConfig::default();
     ProptestConfig {
