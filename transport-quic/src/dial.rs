@@ -78,9 +78,11 @@ async fn renewal_due(shared: &Shared, peer: &Peer, link: &Link) {
         let _ = dialing
             .wait_for(|dialing| dialing.version > link.credentials)
             .await;
+        // pace: a node's links are not all renewed at once.
         sleep(REDIAL_STAGGER.saturating_mul(shared.position(peer.id))).await;
     };
     tokio::select! {
+        // pace: the age at which a link is renewed.
         () = sleep(old.saturating_sub(link.age())), if link.dialer == shared.us.node => {}
         () = peer.redial_asked.notified(), if link.dialer == shared.us.node => {}
         () = renewed => {}

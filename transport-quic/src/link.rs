@@ -120,6 +120,7 @@ impl Link {
         let mut ending = self.ending.subscribe();
         let waited = ending.wait_for(|ending| *ending).await.map(|_| ());
         waited.expect("the sender is this link's own");
+        // pace: the other side has this long to end its streams.
         tokio::time::sleep(REPLACED_TIMEOUT).await;
     }
 
