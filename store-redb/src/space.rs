@@ -130,8 +130,8 @@ impl Engine {
             let ring = &lock(&self.ring).ring;
             (ring.ready(), ring.capacity() - ring.ready())
         };
-        let log_region = ready + 2 * PAGE_BYTES + self.reserved();
-        let written = found.used.saturating_sub(log_region).min(self.file.redb_bytes());
+        let log_part = ready + 2 * PAGE_BYTES + self.reserved();
+        let written = found.used.saturating_sub(log_part).min(self.file.redb_bytes());
         self.space.written.store(written, Ordering::Relaxed);
         let free = found.free.saturating_sub(unfilled);
         if free >= self.needed() {
