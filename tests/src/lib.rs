@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod decoders;
 pub mod history;
+pub mod ordeal;
 pub mod proxy;
 pub mod sim;
 

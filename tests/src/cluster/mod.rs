@@ -2,12 +2,14 @@
 //! No load and no checks here; those are the tests'.
 
 mod http;
+mod links;
 mod node;
 
 pub use http::get;
+pub use links::Links;
 pub use node::Node;
 
-use std::net::{TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -28,26 +30,38 @@ pub struct Cluster {
 impl Cluster {
     /// Starts `count` processes with `ranges` ranges and waits until each says it is ready.
     pub fn start(count: usize, ranges: usize, more: &[&str]) -> Cluster {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        Cluster::start_in(dir, count, ranges, more)
+        Cluster::start_in(temporary(), count, ranges, more)
     }
 
     /// The same in a directory that may hold the nodes' directories `data-<id>` already.
     pub fn start_in(dir: tempfile::TempDir, count: usize, ranges: usize, more: &[&str]) -> Cluster {
-        make_certificates(dir.path(), count);
-        let ports: Vec<[u16; 3]> = (0..count)
-            .map(|_| [free_udp_port(), free_tcp_port(), free_tcp_port()])
-            .collect();
-        let members: Vec<String> = ports
-            .iter()
-            .enumerate()
-            .map(|(at, ports)| format!("{}=127.0.0.1:{}", at + 1, ports[0]))
-            .collect();
-        let mut nodes: Vec<Node> = ports
-            .iter()
-            .enumerate()
-            .map(|(at, ports)| Node::new(at + 1, *ports, dir.path(), &members.join(","), ranges, more))
-            .collect();
+        let ports = free_ports(count);
+        let members = members(ports.iter().map(|ports| loopback(ports[0])));
+        Cluster::start_on(dir, &ports, |_| members.clone(), ranges, more)
+    }
+
+    /// The same, but every node reaches every other through a proxy of its own.
+    pub fn start_behind_links(count: usize, ranges: usize, more: &[&str], seed: u64) -> (Cluster, Links) {
+        let ports = free_ports(count);
+        let links = Links::between(&ports.iter().map(|ports| ports[0]).collect::<Vec<_>>(), seed);
+        let view = |from: usize| {
+            let reach = |to: usize| links.address(from, to).unwrap_or_else(|| loopback(ports[to][0]));
+            members((0..count).map(reach))
+        };
+        (Cluster::start_on(temporary(), &ports, view, ranges, more), links)
+    }
+
+    fn start_on(
+        dir: tempfile::TempDir,
+        ports: &[[u16; 3]],
+        view: impl Fn(usize) -> String,
+        ranges: usize,
+        more: &[&str],
+    ) -> Cluster {
+        make_certificates(dir.path(), ports.len());
+        let node =
+            |(at, ports): (usize, &[u16; 3])| Node::new(at + 1, *ports, dir.path(), &view(at), ranges, more);
+        let mut nodes: Vec<Node> = ports.iter().enumerate().map(node).collect();
         nodes.iter_mut().for_each(Node::spawn);
         let cluster = Cluster { nodes, dir };
         cluster.wait_ready();
@@ -83,11 +97,9 @@ pub fn flotilla() -> PathBuf {
 
 fn build() -> PathBuf {
     let exe = std::env::current_exe().expect("a test has a path");
-    let profile = exe
-        .ancestors()
-        .nth(2)
-        .expect("target/PROFILE/deps/test")
-        .to_owned();
+    // Tests run from target/PROFILE/deps, binaries from target/PROFILE.
+    let mut folders = exe.ancestors().skip(1).filter(|folder| !folder.ends_with("deps"));
+    let profile = folders.next().expect("target/PROFILE").to_owned();
     let release: &[&str] = if profile.ends_with("release") {
         &["--release"]
     } else {
@@ -140,6 +152,27 @@ fn make_certificates(dir: &std::path::Path, count: usize) {
         ]);
     }
     run(&["cert", "client", "--dir", dir]);
+}
+
+fn temporary() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary directory")
+}
+
+/// Ports for QUIC, HTTP and RESP of so many nodes.
+fn free_ports(count: usize) -> Vec<[u16; 3]> {
+    (0..count)
+        .map(|_| [free_udp_port(), free_tcp_port(), free_tcp_port()])
+        .collect()
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+/// The text of `--initial-cluster`.
+fn members(addresses: impl Iterator<Item = SocketAddr>) -> String {
+    let member = |(at, address)| format!("{}={address}", at + 1);
+    addresses.enumerate().map(member).collect::<Vec<_>>().join(",")
 }
 
 fn free_tcp_port() -> u16 {

@@ -1,6 +1,7 @@
 //! One real process: its command line, its pid, its log.
 
 use super::{flotilla, get, wait_until};
+use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -81,16 +82,56 @@ impl Node {
 
     /// kill -9: no goodbye, no flush.
     pub fn kill(&mut self) {
-        let mut child = self.child.take().expect("only a running node is killed");
+        self.strike();
+        self.bury();
+    }
+
+    /// Sends SIGKILL and does not wait: so that several fall at once.
+    pub fn strike(&mut self) {
+        let child = self.child.as_mut().expect("only a running node is killed");
         child.kill().expect("SIGKILL is delivered");
-        child.wait().expect("the process is reaped");
+    }
+
+    /// Waits for the end of a process that was struck; how it ended.
+    pub fn bury(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("only a running node ends");
+        child.wait().expect("the process is reaped")
+    }
+
+    /// How the process ended by itself, if it did; it counts as running until then.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        let child = self.child.as_mut()?;
+        let status = child.try_wait().expect("our own child");
+        if status.is_some() {
+            self.child = None;
+        }
+        status
+    }
+
+    /// SIGSTOP: the process stands still, its sockets stay open.
+    pub fn freeze(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// SIGCONT: it goes on.
+    pub fn thaw(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Whether the process stands still.
+    pub fn is_frozen(&self) -> bool {
+        self.pid().is_some_and(|pid| state_of(pid) == Some('T'))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let child = self.child.as_ref().expect("only a running node takes signals");
+        kill_process(Pid::from_child(child), signal).expect("the signal is delivered");
     }
 
     /// SIGTERM, and the exit status it leads to.
     pub fn stop(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("only a running node is stopped");
-        let pid = rustix::process::Pid::from_child(&child);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("SIGTERM is delivered");
+        kill_process(Pid::from_child(&child), Signal::TERM).expect("SIGTERM is delivered");
         child.wait().expect("the process is reaped")
     }
 
@@ -127,16 +168,14 @@ impl Node {
 
     fn has_ended(&self) -> bool {
         self.pid()
-            .is_none_or(|pid| !Path::new(&format!("/proc/{pid}/stat")).exists() || is_zombie(pid))
+            .is_none_or(|pid| state_of(pid).is_none_or(|state| state == 'Z'))
     }
 }
 
-fn is_zombie(pid: u32) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| {
-        stat.rsplit(')')
-            .next()
-            .is_some_and(|rest| rest.trim_start().starts_with('Z'))
-    })
+/// The letter of the process's state; None: there is no such process.
+fn state_of(pid: u32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit(')').next()?.trim_start().chars().next()
 }
 
 impl Drop for Node {
