@@ -22,9 +22,10 @@ pub const DIAL_STAGGER: Duration = Duration::from_millis(150);
 pub const BACKOFF_MIN: Duration = Duration::from_millis(50);
 /// Longest such wait.
 pub const BACKOFF_MAX: Duration = Duration::from_secs(2);
-/// A connection is given up when nothing was heard for this long: a node that was killed says nothing. Shorter than
-/// the usual deadline of a call, so that a read can still be asked elsewhere.
-pub const IDLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection is given up when nothing was heard for this long: a node that was killed says nothing. Far shorter than
+/// the usual deadline of a call, so that a read can still be asked elsewhere; a node that is silent for longer than an
+/// election timeout is taken for dead by the other nodes, too.
+pub const IDLE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Packets that need an acknowledgement before one is sent for them; fewer wait up to [`ACK_DELAY_MAX`], or for a packet
 /// that goes the other way anyway.
 pub const PACKETS_PER_ACK: u32 = 8;
@@ -34,7 +35,7 @@ pub const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
 /// the delay is over; nodes and clients are near each other, and a burst of requests must not be paced.
 pub const INITIAL_WINDOW: u64 = 1 << 20;
 /// A silent connection is probed this often.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(1);
+pub const KEEP_ALIVE: Duration = Duration::from_millis(250);
 /// A pool asks again who leads what when it knows it this long, and is used.
 pub const ROUTES_AGE_MAX: Duration = Duration::from_secs(1);
 /// How long a node may take to tell.

@@ -137,9 +137,7 @@ impl Node {
 
     /// SIGHUP: the certificates are read again.
     pub fn hang_up(&self) {
-        let child = self.child.as_ref().expect("only a running node is told");
-        let pid = rustix::process::Pid::from_child(child);
-        rustix::process::kill_process(pid, rustix::process::Signal::HUP).expect("SIGHUP is delivered");
+        self.signal(Signal::HUP);
     }
 
     /// The sum of the series whose line begins with `series` (a name, or a name with labels up to some point).

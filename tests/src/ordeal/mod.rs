@@ -21,7 +21,7 @@ pub use report::Report;
 
 use crate::cluster::Cluster;
 use crate::history::{Limits, Operation, judge, losses};
-use flotilla_client::{Client, ClientOptions, Tls};
+use flotilla_client::{ClientOptions, Pool, Tls};
 use nemesis::Nemesis;
 use record::Record;
 use report::Fault;
@@ -200,8 +200,11 @@ fn start_natives(record: &Arc<Record>, cluster: &Cluster, seed: u64, count: u32)
                 let draws = Draws::new(seed, number, Protocol::Native);
                 let record = Arc::clone(&record);
                 tokio::spawn(async move {
-                    let client = Client::connect(options).await.expect("all nodes are ready");
-                    native::run(&record, client, draws, PAUSE_US).await;
+                    // Every other one has a connection for each node and asks leaders; the others let nodes forward.
+                    let connections = if number % 2 == 0 { 1 } else { 3 };
+                    let pool = Pool::connect(options, connections).await;
+                    let pool = pool.expect("all nodes are ready");
+                    native::run(&record, pool, draws, PAUSE_US).await;
                 })
             });
             for client in clients.collect::<Vec<_>>() {

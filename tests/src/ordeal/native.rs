@@ -4,15 +4,15 @@
 use super::record::Record;
 use super::workload::{Draws, key_name, value_bytes, value_of};
 use crate::history::{Answer, Ask, Expect, Operation, Outcome, Seen};
-use flotilla_client::{Client, Condition, Error, Swapped};
+use flotilla_client::{Client, Condition, Error, Pool, Swapped};
 use std::time::Duration;
 
 /// Asks until the run stops.
-pub(super) async fn run(record: &Record, client: Client, mut draws: Draws, pause_us: u64) {
+pub(super) async fn run(record: &Record, pool: Pool, mut draws: Draws, pause_us: u64) {
     while !record.is_stopped() {
         let (key, ask) = draws.draw(record);
         let called = record.now();
-        let outcome = match perform(&client, key, ask).await {
+        let outcome = match perform(pool.for_key(key_name(key).as_bytes()), key, ask).await {
             Ok(answer) => Outcome::Answered(record.now(), answer),
             Err(error) => outcome_of(record, ask, &error),
         };
