@@ -89,13 +89,17 @@ pub fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// The binary under test, built once per run in the profile of this test.
+/// The binary under test, built once per run in the profile of this test, unless `FLOTILLA_TESTS_BINARY` names another
+/// one: a release, or one with a bug that the tests must find.
 pub fn flotilla() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(build).clone()
 }
 
 fn build() -> PathBuf {
+    if let Some(given) = std::env::var_os("FLOTILLA_TESTS_BINARY") {
+        return given.into();
+    }
     let exe = std::env::current_exe().expect("a test has a path");
     // Tests run from target/PROFILE/deps, binaries from target/PROFILE.
     let mut folders = exe.ancestors().skip(1).filter(|folder| !folder.ends_with("deps"));
