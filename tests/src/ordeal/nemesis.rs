@@ -200,7 +200,9 @@ impl Nemesis {
         let victims = &harm.nodes[..count];
         victims.iter().for_each(|at| nodes[*at].strike());
         let by_us = |at: &usize| nodes[*at].bury().signal() == Some(9);
-        harm.struck &= victims.iter().map(by_us).fold(true, |all, one| all && one);
+        for died in victims.iter().map(by_us) {
+            harm.struck &= died;
+        }
         harm.killed = count;
     }
 
