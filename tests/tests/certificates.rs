@@ -7,8 +7,8 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Acknowledged writes demanded of the writer, or the test proves nothing.
-const ENOUGH: u64 = 300;
+/// Acknowledged writes demanded around each step, or the test proves nothing.
+const ENOUGH: u64 = 100;
 const RELOADED: &str = "flotilla_tls_reloads_total{result=\"ok\"}";
 const NOT_RELOADED: &str = "flotilla_tls_reloads_total{result=\"failed\"}";
 const EXPIRY: &str = "flotilla_tls_certificate_expiry_timestamp_seconds{certificate=\"node\"}";
@@ -40,8 +40,10 @@ fn copy(from: &Path, to: &Path) {
     put(&std::fs::read(from).expect("read"), to);
 }
 
-/// SIGHUP to all, until each has read its certificates and every link was dialed anew.
-fn reload_all(cluster: &Cluster) {
+/// SIGHUP to all, until each has read its certificates, every link was dialed anew, and enough was written meanwhile
+/// and afterwards.
+fn reload_all(cluster: &Cluster, written: &AtomicU64) {
+    let enough = written.load(Ordering::Relaxed) + ENOUGH;
     let renewals =
         |node: &Node, peer: usize| node.metric(&format!("flotilla_peer_renewals_total{{peer=\"{peer}\"}}"));
     let peers = |id: usize| (1..=3).filter(move |peer| *peer != id);
@@ -62,6 +64,9 @@ fn reload_all(cluster: &Cluster) {
             });
         }
     }
+    wait_until("clients write around the renewal", || {
+        written.load(Ordering::Relaxed) >= enough
+    });
 }
 
 /// Writes over every node in turn until told to stop; returns the errors.
@@ -113,7 +118,7 @@ fn a_ca_is_replaced_under_load_by_sighup_and_nobody_notices() {
     let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
     std::thread::scope(|scope| {
         let writer = scope.spawn(|| write_until_stopped(&ports, &stop, &written));
-        replace_ca(&cluster, dir);
+        replace_ca(&cluster, dir, &written);
         stop.store(true, Ordering::Relaxed);
         assert_eq!(
             writer.join().expect("no panic"),
@@ -138,8 +143,8 @@ fn a_ca_is_replaced_under_load_by_sighup_and_nobody_notices() {
     a_broken_file_changes_nothing(first, dir);
 }
 
-/// The three steps of docs/operations: trust both, show the new ones, trust the new one alone.
-fn replace_ca(cluster: &Cluster, dir: &Path) {
+/// The three steps of docs/certificates.md: trust both, show the new ones, trust the new one alone.
+fn replace_ca(cluster: &Cluster, dir: &Path, written: &AtomicU64) {
     let (old, new) = (dir.join("old"), dir.join("new"));
     std::fs::create_dir(&old).expect("a directory");
     for file in ["ca.crt", "client.crt", "client.key"] {
@@ -169,7 +174,7 @@ fn replace_ca(cluster: &Cluster, dir: &Path) {
     let read = |path: &Path| std::fs::read(path).expect("read");
     let both = [read(&new.join("ca.crt")), read(&old.join("ca.crt"))].concat();
     put(&both, &dir.join("ca.crt"));
-    reload_all(cluster);
+    reload_all(cluster, written);
     let expiry = cluster.nodes[0].metric(EXPIRY);
     for node in &cluster.nodes {
         for end in ["key", "crt"] {
@@ -177,13 +182,13 @@ fn replace_ca(cluster: &Cluster, dir: &Path) {
             copy(&new.join(&file), &dir.join(&file));
         }
     }
-    reload_all(cluster);
+    reload_all(cluster, written);
     assert!(
         cluster.nodes[0].metric(EXPIRY) < expiry,
         "the new certificates are the shorter ones"
     );
     copy(&new.join("ca.crt"), &dir.join("ca.crt"));
-    reload_all(cluster);
+    reload_all(cluster, written);
 }
 
 fn refuses_the_old_and_takes_the_new(node: &Node, dir: &Path) {
