@@ -59,7 +59,9 @@ impl State {
             None => Some(self.meeting(expect)?.holding(value)),
             Some(Answer::Swapped(version)) => {
                 let met = self.meeting(expect)?;
-                (version > met.version).then_some(State {
+                // Deleting what is absent moves no counter on.
+                let is_idle = value.is_none() && met.value.is_none();
+                (version > met.version || is_idle && version == met.version).then_some(State {
                     value,
                     version,
                     exact: true,

@@ -195,7 +195,9 @@ impl Register {
         if !holds {
             return Answer::Mismatch(self.value.map(|_| self.written));
         }
-        self.write(value);
+        if value.is_some() || self.value.is_some() {
+            self.write(value);
+        }
         Answer::Swapped(self.version)
     }
 }
