@@ -296,7 +296,7 @@ fn a_flip_in_a_row_is_noticed_or_hits_an_old_copy() {
     let disk = node();
     let expected = known(&disk);
     let places = places_of_rows(&disk);
-    let step = places.len().div_ceil(if is_thorough() { 10_000 } else { 800 });
+    let step = places.len().div_ceil(if is_thorough() { 3_000 } else { 800 });
     let tally = tally(&disk, &expected, places.into_iter().step_by(step));
     for table in ["identity", "groups", "cold", "data", "chunks"] {
         assert!(count(&tally, table, Fate::Noticed) > 0, "{table}: {tally:?}");
@@ -316,7 +316,7 @@ fn a_flip_in_a_row_is_noticed_or_hits_an_old_copy() {
 fn a_flip_anywhere_in_redb_is_never_read_as_another_value() {
     let disk = node();
     let expected = known(&disk);
-    let stride = if is_thorough() { 97 } else { 911 };
+    let stride = if is_thorough() { 331 } else { 911 };
     let blocks = disk.blocks().into_iter().filter(|block| *block < LOG_AT);
     let flips = blocks.flat_map(|block| (block..block + BLOCK_BYTES).step_by(stride));
     let tally = tally(&disk, &expected, flips.map(|offset| ("redb".into(), offset)));
