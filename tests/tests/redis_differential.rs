@@ -7,7 +7,9 @@ use flotilla::gateway::resp::testing::{Gateway, MemoryService};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -149,8 +151,7 @@ fn broken_input_ends_the_connection_as_in_redis() {
         b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1\r\nb\r\n*2\r\n$3\r\nGET\r\n$1\r\na\r\nQUIT\r\n",
     ];
     for input in inputs {
-        let replies = [redis.address, ours.address].map(|address| {
-            let mut stream = connect(address);
+        let replies = [redis.connect(), ours.connect()].map(|Client { mut stream, .. }| {
             stream.write_all(input).expect("the server reads");
             let mut reply = Vec::new();
             match stream.read_to_end(&mut reply) {
@@ -227,7 +228,7 @@ fn cpu_ticks() -> u64 {
 #[test]
 fn one_command_cannot_write_over_several_tags() {
     let ours = Ours::start();
-    let mut client = Client::connect(ours.address);
+    let mut client = ours.connect();
     for line in ["MSET a 1 b 2", "MSETNX {a}1 1 {b}1 2", "MSET {}a 1 {}b 2"] {
         client.send(&[words(&line.split(' ').collect::<Vec<_>>())]);
         let reply = client.reply();
@@ -239,61 +240,62 @@ fn one_command_cannot_write_over_several_tags() {
     }
 }
 
-/// A redis-server of our own; ended with this value.
+/// A redis-server of our own; ended with this value. On a socket in its own directory: a port could be another's.
 struct Redis {
     process: Child,
-    address: SocketAddr,
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Redis {
     fn start() -> Redis {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|listener| listener.local_addr())
-            .expect("a free port");
         let process = Command::new("redis-server")
-            .args([
-                "--port",
-                &port.port().to_string(),
-                "--bind",
-                "127.0.0.1",
-                "--save",
-                "",
-                "--appendonly",
-                "no",
-            ])
+            .args(["--port", "0", "--unixsocket", SOCKET])
+            .args(["--save", "", "--appendonly", "no"])
             .arg("--dir")
             .arg(directory.path())
+            .current_dir(directory.path())
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is installed (apt-get install redis-server)");
-        let redis = Redis {
-            process,
-            address: port,
-            _directory: directory,
-        };
-        wait_until_up(redis.address);
+        let redis = Redis { process, directory };
+        redis.wait_until_up();
         redis
     }
+
+    fn wait_until_up(&self) {
+        let started = Instant::now();
+        while UnixStream::connect(self.socket()).is_err() {
+            assert!(
+                started.elapsed() < Duration::from_secs(20),
+                "redis-server did not start"
+            );
+            // pace: polling, bounded by the deadline above.
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.directory.path().join(SOCKET)
+    }
+
+    fn connect(&self) -> Client {
+        let stream = UnixStream::connect(self.socket()).expect("redis listens");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        Client::on(stream)
+    }
 }
+
+/// The name of redis's socket in its directory.
+const SOCKET: &str = "redis.socket";
+
+/// How long a reply may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Drop for Redis {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-    }
-}
-
-fn wait_until_up(address: SocketAddr) {
-    let started = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        assert!(
-            started.elapsed() < Duration::from_secs(20),
-            "redis-server did not start"
-        );
-        // pace: polling, bounded by the deadline above.
-        thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -326,6 +328,13 @@ impl Ours {
             address: gateway.address,
             _gateway: Some(gateway),
         }
+    }
+
+    fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.address).expect("the gateway listens");
+        stream.set_nodelay(true).expect("a socket");
+        stream.set_read_timeout(Some(PATIENCE)).expect("a socket");
+        Client::on(stream)
     }
 }
 
@@ -363,8 +372,8 @@ impl Pair {
             "every exception has a reason"
         );
         Pair {
-            redis: Client::connect(redis.address),
-            ours: Client::connect(ours.address),
+            redis: redis.connect(),
+            ours: ours.connect(),
             exceptions: exception
                 .into_iter()
                 .map(|one| (one.command.clone(), one))
@@ -483,23 +492,17 @@ fn line_end(bytes: &[u8]) -> usize {
 
 /// A raw client: no library that would read replies its own way.
 struct Client {
-    stream: TcpStream,
+    stream: Box<dyn Stream>,
     buffer: Vec<u8>,
 }
 
-fn connect(address: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(address).expect("the server listens");
-    stream.set_nodelay(true).expect("a socket");
-    stream
-        .set_read_timeout(Some(Duration::from_secs(20)))
-        .expect("a socket");
-    stream
-}
+trait Stream: Read + Write {}
+impl<S: Read + Write> Stream for S {}
 
 impl Client {
-    fn connect(address: SocketAddr) -> Client {
+    fn on(stream: impl Stream + 'static) -> Client {
         Client {
-            stream: connect(address),
+            stream: Box::new(stream),
             buffer: Vec::new(),
         }
     }

@@ -4,12 +4,13 @@
 mod http;
 mod links;
 mod node;
+mod ports;
 
 pub use http::get;
 pub use links::Links;
 pub use node::Node;
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
@@ -164,9 +165,7 @@ fn temporary() -> tempfile::TempDir {
 
 /// Ports for QUIC, HTTP and RESP of so many nodes.
 fn free_ports(count: usize) -> Vec<[u16; 3]> {
-    (0..count)
-        .map(|_| [free_udp_port(), free_tcp_port(), free_tcp_port()])
-        .collect()
+    (0..count).map(|_| [(); 3].map(|()| ports::free())).collect()
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -177,18 +176,4 @@ fn loopback(port: u16) -> SocketAddr {
 fn members(addresses: impl Iterator<Item = SocketAddr>) -> String {
     let member = |(at, address)| format!("{}={address}", at + 1);
     addresses.enumerate().map(member).collect::<Vec<_>>().join(",")
-}
-
-fn free_tcp_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|socket| socket.local_addr())
-        .expect("a free port")
-        .port()
-}
-
-fn free_udp_port() -> u16 {
-    UdpSocket::bind("127.0.0.1:0")
-        .and_then(|socket| socket.local_addr())
-        .expect("a free port")
-        .port()
 }
