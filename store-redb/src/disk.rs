@@ -1,6 +1,7 @@
 //! The seam between this crate and a medium: positioned reads and writes, and what makes them durable.
 //! `FileDisk` is a file; `testing::SimDisk` loses what was not synced. No layout is known here.
 
+use crate::direct::Direct;
 use rustix::fs::{Advice, FallocateFlags, fadvise, fallocate, fstatvfs};
 use rustix::io::{Errno, ReadWriteFlags, pwritev2};
 use std::fmt;
@@ -9,6 +10,7 @@ use std::io::{self, IoSlice};
 use std::num::NonZeroU64;
 use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// The unit in which the system counts a file's blocks.
@@ -71,6 +73,8 @@ pub struct FileDisk {
     file: File,
     /// False once the file system refused `RWF_DSYNC`.
     dsync: AtomicBool,
+    /// Opened by the first durable write; empty where the file system has no direct writes.
+    direct: OnceLock<Option<Direct>>,
 }
 
 impl FileDisk {
@@ -79,6 +83,14 @@ impl FileDisk {
         FileDisk {
             file,
             dsync: AtomicBool::new(true),
+            direct: OnceLock::new(),
+        }
+    }
+
+    fn write_direct(&self, offset: u64, data: &[u8]) -> io::Result<bool> {
+        match self.direct.get_or_init(|| Direct::beside(&self.file)) {
+            Some(direct) => direct.write_durable(offset, data),
+            None => Ok(false),
         }
     }
 
@@ -115,6 +127,9 @@ impl Disk for FileDisk {
     }
 
     fn write_durable(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.write_direct(offset, data)? {
+            return Ok(());
+        }
         if self.dsync.load(Ordering::Relaxed) {
             if self.write_dsync(offset, data)? {
                 return Ok(());

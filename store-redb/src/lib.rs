@@ -5,6 +5,7 @@
 mod checkpoint;
 mod codec;
 mod committer;
+mod direct;
 mod disk;
 mod engine;
 mod error;

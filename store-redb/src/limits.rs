@@ -32,6 +32,12 @@ pub(crate) const RECORD_BYTES_SOFT: usize = 1 << 20;
 /// The largest record, padding included; in small rings an eighth of the ring.
 pub(crate) const RECORD_BYTES_MAX: u64 = 16 << 20;
 
+/// Larger records are written through the page cache: the buffer that direct writes copy them into stays small.
+pub(crate) const DIRECT_BYTES_MAX: usize = 2 << 20;
+
+/// Buffers kept for direct writes: the log's, and a header's beside it.
+pub(crate) const DIRECT_BUFFERS_KEPT: usize = 2;
+
 /// Entries must be shorter than this, encoded: their length has 24 bits in the index.
 pub(crate) const ENTRY_BYTES_MAX: usize = (1 << 24) - 1;
 
@@ -119,6 +125,10 @@ pub(crate) const SPACE_INTERVAL: Duration = Duration::from_secs(1);
 /// redb's pages are counted again after this many times what the last count took.
 pub(crate) const SPACE_COUNT_PATIENCE: u32 = 20;
 
+const _: () = assert!(
+    DIRECT_BYTES_MAX > RECORD_BYTES_SOFT,
+    "sealed records are written directly"
+);
 const _: () = assert!(RING_AT.is_multiple_of(BLOCK_BYTES) && RING_AT >= LOG_AT + 2 * BLOCK_BYTES);
 const _: () = assert!(SEGMENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES) && SEGMENTS > 0);
 const _: () = assert!(RING_AT + RING_BYTES_MAX <= MARKER_AT);
