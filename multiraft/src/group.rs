@@ -330,6 +330,7 @@ impl Group {
             // While leadership is handed over, this node is still the one to ask.
             Refused::Overloaded | Refused::Transferring => Refusal::Overloaded,
             Refused::NotVoter => Refusal::NotVoter,
+            Refused::Change(refused) => Refusal::Change(refused),
         }
     }
 

@@ -55,8 +55,8 @@ pub use inbox::{Doorbell, Drained, Inbox, InboxLimits, InboxSender, SilentBell};
 pub use machine::{Queried, StateMachine};
 pub use network::{Frame, Lane, Outgoing, RaftNetwork};
 pub use raft_core::{
-    Entry, EntryId, HardState, Index, Instant, LeadershipChange, Membership, NodeId, Options, Payload,
-    ReplicaId, Restored, RoleKind, Stamp, Status, Term, WriteId,
+    ChangeRefused, Entry, EntryId, HardState, Index, Instant, LeadershipChange, MemberChange, Membership,
+    NodeId, Options, Payload, ReplicaId, Restored, RoleKind, Stamp, Status, Term, WriteId,
 };
 pub use room::{Refusals, Room, Space};
 pub use storage::{

@@ -3,7 +3,8 @@
 
 use bytes::Bytes;
 pub(crate) use raft_core::{
-    Entry, EntryId, HardState, Index, Instant, Membership, NodeId, Payload, ReplicaId, Stamp, Term,
+    ChangeRefused, Entry, EntryId, HardState, Index, Instant, Membership, NodeId, Payload, ReplicaId, Stamp,
+    Term,
 };
 use std::fmt;
 use std::sync::Arc;
@@ -82,6 +83,8 @@ pub enum Refusal {
     TooLarge,
     /// The state may not grow: disk space is short on this node, or on so many others that no quorum is without them.
     NoSpace,
+    /// The membership is not changed in this way, or not now.
+    Change(ChangeRefused),
     /// The process is stopping.
     Stopping,
 }
@@ -96,6 +99,7 @@ impl fmt::Display for Refusal {
             Refusal::NotVoter => write!(f, "leadership can only be handed to a voter"),
             Refusal::TooLarge => write!(f, "payload too large"),
             Refusal::NoSpace => write!(f, "disk space is short"),
+            Refusal::Change(refused) => write!(f, "{refused}"),
             Refusal::Stopping => write!(f, "stopping"),
         }
     }

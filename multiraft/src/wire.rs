@@ -621,6 +621,10 @@ const HEADER_BYTES: usize = 5;
 /// In the count of messages: the sender is short of disk space.
 const SHORT_MARK: u32 = 1 << 31;
 const _: () = assert!(MESSAGES_MAX < SHORT_MARK as usize);
+const _: () = assert!(
+    raft_core::MEMBERS_MAX <= MEMBERS_MAX,
+    "what raft-core appends must fit into a frame"
+);
 /// Group, from, to, kind, term.
 const MESSAGE_BYTES_MIN: usize = 5;
 /// Kind, term, stamp.

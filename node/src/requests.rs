@@ -175,9 +175,9 @@ impl AnswerSink for Shared {
             }
             Outcome::Unknown => self.deliver(open, outcome),
             Outcome::Refused(Refusal::Stopping) if open.place == Place::Here => self.deliver(open, outcome),
-            Outcome::Refused(Refusal::NotVoter | Refusal::TooLarge | Refusal::NoSpace) => {
-                self.deliver(open, outcome);
-            }
+            Outcome::Refused(
+                Refusal::NotVoter | Refusal::TooLarge | Refusal::NoSpace | Refusal::Change(_),
+            ) => self.deliver(open, outcome),
             Outcome::Refused(refusal) => self.refused(open, refusal),
         }
     }
@@ -293,7 +293,11 @@ impl Shared {
                     return self.dispatch(open);
                 }
             }
-            Refusal::Overloaded | Refusal::NotVoter | Refusal::TooLarge | Refusal::NoSpace => {}
+            Refusal::Overloaded
+            | Refusal::NotVoter
+            | Refusal::TooLarge
+            | Refusal::NoSpace
+            | Refusal::Change(_) => {}
             Refusal::NotLeader(_) | Refusal::NoSuchGroup | Refusal::Stopping => {
                 routes.forget(open.group, asked);
             }
@@ -412,7 +416,7 @@ fn code_of(outcome: &Outcome) -> Code {
         Outcome::Refused(Refusal::Overloaded) => Code::Overloaded,
         Outcome::Refused(Refusal::NoSpace) => Code::NoSpace,
         Outcome::Refused(Refusal::NoSuchGroup | Refusal::Stopping) => Code::Unavailable,
-        Outcome::Refused(Refusal::NotVoter | Refusal::TooLarge) => Code::Invalid,
+        Outcome::Refused(Refusal::NotVoter | Refusal::TooLarge | Refusal::Change(_)) => Code::Invalid,
     }
 }
 

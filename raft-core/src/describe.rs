@@ -2,7 +2,9 @@
 //! every transcript. Ids are printed by `types.rs`: `r1`, `42@3`.
 
 use crate::message::{AppendOutcome, Envelope, Message};
-use crate::ready::{Ignored, LogFetch, LogWrite, ReadGrant, Refused, RoleKind, SnapshotOrder, Status};
+use crate::ready::{
+    ChangeRefused, Ignored, LogFetch, LogWrite, ReadGrant, Refused, RoleKind, SnapshotOrder, Status,
+};
 use crate::types::{Entry, HardState, Index, Membership, Payload, ReplicaId};
 use std::fmt::{Display, Formatter, Result};
 
@@ -181,6 +183,26 @@ impl Display for Refused {
             Refused::Overloaded => write!(f, "overloaded"),
             Refused::Transferring => write!(f, "transferring"),
             Refused::NotVoter => write!(f, "not a voter"),
+            Refused::Change(refused) => write!(f, "{refused}"),
+        }
+    }
+}
+
+impl Display for ChangeRefused {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            ChangeRefused::InFlight => write!(f, "a change is in flight"),
+            ChangeRefused::TermNotCommitted => write!(f, "nothing of this term is committed yet"),
+            ChangeRefused::QuorumInactive => write!(f, "no majority of the new voters is active"),
+            ChangeRefused::Behind(id) => write!(f, "{id} has not caught up"),
+            ChangeRefused::NoVoters => write!(f, "no voter would be left"),
+            ChangeRefused::TooMany => write!(f, "too many members"),
+            ChangeRefused::Nothing => write!(f, "nothing would change"),
+            ChangeRefused::NamedTwice(id) => write!(f, "{id} is named twice"),
+            ChangeRefused::NoSuchMember(id) => write!(f, "{id} is not a member"),
+            ChangeRefused::AlreadyMember(id) => write!(f, "{id} is a member already"),
+            ChangeRefused::NotLearner(id) => write!(f, "{id} is not a learner"),
+            ChangeRefused::NotVoter(id) => write!(f, "{id} is not a voter"),
         }
     }
 }

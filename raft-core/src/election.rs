@@ -156,7 +156,8 @@ impl Replica {
     }
 
     pub(crate) fn begin_transfer(&mut self, target: ReplicaId) -> Result<(), Refused> {
-        let voter = self.memberships.effective().is_voter(target);
+        // One that is about to leave would lead for a moment only.
+        let voter = self.memberships.effective().voters.contains(&target);
         let deadline = self.now + self.options.election_timeout_max;
         let refused = Refused::NotLeader(self.leader());
         let Role::Leader(leader) = &mut self.role else {
@@ -195,6 +196,37 @@ impl Replica {
                 transfer.told = true;
             }
             self.send(target, Message::TimeoutNow);
+        }
+    }
+
+    /// Gives a transfer up that took too long; what waited for its end goes on.
+    pub(crate) fn expire_transfer(&mut self) {
+        let now = self.now;
+        let Role::Leader(leader) = &mut self.role else {
+            return;
+        };
+        if leader
+            .transfer
+            .take_if(|transfer| transfer.deadline <= now)
+            .is_some()
+        {
+            self.leave_joint();
+        }
+    }
+
+    /// Tells the voter that holds most of our log to campaign: this leader is about to leave.
+    pub(crate) fn name_successor(&mut self) {
+        let Role::Leader(leader) = &self.role else { return };
+        let membership = self.memberships.effective();
+        let voters = leader
+            .peers
+            .iter()
+            .filter(|peer| membership.voters.contains(&peer.id));
+        if let Some(id) = voters
+            .max_by_key(|peer| (peer.matched, peer.heard))
+            .map(|peer| peer.id)
+        {
+            self.send(id, Message::TimeoutNow);
         }
     }
 

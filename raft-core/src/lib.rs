@@ -4,8 +4,8 @@
 //!
 //! A [`Replica`] is driven by its host with four kinds of calls.
 //!
-//! * **Inputs**: `step` (a message), `tick` (its deadline passed), `propose`, `propose_stamp`, `read`,
-//!   `transfer_leadership`, `campaign`. Messages may be lost, repeated and reordered.
+//! * **Inputs**: `step` (a message), `tick` (its deadline passed), `propose`, `propose_stamp`, `propose_change`,
+//!   `read`, `transfer_leadership`, `campaign`. Messages may be lost, repeated and reordered.
 //! * **Completions**: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`. Each answers an output, in
 //!   the order in which the outputs were given, and none is lost short of a crash.
 //! * **Outputs**: `ready`, `deadline`. After any number of inputs and completions, and before the host waits
@@ -33,8 +33,8 @@
 //! * **I6** A leader appends entries of its own term at the end of its log, and overwrites nothing.
 //! * **I7** A leader commits by counting only entries of its own term (Raft §5.4.2).
 //! * **I8** An acknowledgement names only what is durable at its sender, in a term that is durable there too.
-//! * **I9** At most one membership change is in flight, and a joint membership needs both majorities. (The
-//!   tallies are here; proposing changes is not, yet.)
+//! * **I9** A leader appends a membership only after the one before it is committed, voters change by way of a
+//!   joint membership only, and a joint membership needs both majorities.
 //! * **I10** `matched < next` for every peer, and what is in flight to it is bounded.
 //! * **I11** A lease never outlives the quorum's loyalty. (Leases are not here yet.)
 //! * **I12** Only a voter campaigns (of the membership in force, or of the committed one while its removal is
@@ -54,7 +54,7 @@
 //!
 //! # What is missing
 //!
-//! Proposing membership changes, snapshot completion events, leases, node-level liveness (an idle group still
+//! Snapshot completion events, leases, node-level liveness (an idle group still
 //! exchanges heartbeats).
 
 mod describe;
@@ -81,11 +81,13 @@ mod tests;
 mod types;
 mod writes;
 
+pub use limits::MEMBERS_MAX;
+pub use membership::MemberChange;
 pub use message::{AppendOutcome, Envelope, Message};
 pub use options::Options;
 pub use ready::{
-    Ignored, LeadershipChange, LogFetch, LogWrite, Proposal, ReadGrant, Ready, Refused, RoleKind,
-    SnapshotOrder, Status,
+    ChangeRefused, Ignored, LeadershipChange, LogFetch, LogWrite, Proposal, ReadGrant, Ready, Refused,
+    RoleKind, SnapshotOrder, Status,
 };
 pub use replica::{Replica, Restored};
 pub use types::{

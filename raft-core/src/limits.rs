@@ -13,6 +13,9 @@ pub(crate) const MILESTONE_BYTES: u64 = 64 << 10;
 /// Voters of one half whose tally needs no allocation.
 pub(crate) const VOTERS_INLINE: usize = 8;
 
+/// Members of one group, learners and both halves of a joint membership included.
+pub const MEMBERS_MAX: usize = 64;
+
 /// Fixed bytes every entry counts for, over its payload.
 pub(crate) const ENTRY_OVERHEAD_BYTES: usize = 32;
 

@@ -107,8 +107,39 @@ pub enum Refused {
     Overloaded,
     /// The leader is handing leadership over.
     Transferring,
-    /// Leadership can only be handed to a voter.
+    /// Leadership can only be handed to a voter that stays one.
     NotVoter,
+    /// The membership is not changed in this way, or not now.
+    Change(ChangeRefused),
+}
+
+/// Why a change of the membership was not proposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangeRefused {
+    /// The one before is not committed, or still joint. Try again later.
+    InFlight,
+    /// The leader has not committed an entry of its own term yet. Try again later.
+    TermNotCommitted,
+    /// Of the voters there would be, no majority acknowledged anything lately: the group would stop.
+    QuorumInactive,
+    /// This learner lacks too much of the log to become a voter. Try again later.
+    Behind(ReplicaId),
+    /// There would be no voter.
+    NoVoters,
+    /// There would be more than `MEMBERS_MAX` members.
+    TooMany,
+    /// It would change nothing.
+    Nothing,
+    /// One change says two things about this replica.
+    NamedTwice(ReplicaId),
+    /// This replica is not in the group.
+    NoSuchMember(ReplicaId),
+    /// The replica to be added, or this one on the same node, is in the group already.
+    AlreadyMember(ReplicaId),
+    /// Only a learner can be promoted.
+    NotLearner(ReplicaId),
+    /// Only a voter can be demoted.
+    NotVoter(ReplicaId),
 }
 
 /// Why a message had no effect. Counted, never an error.

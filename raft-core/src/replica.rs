@@ -4,7 +4,7 @@
 use crate::invariants::Checked;
 use crate::limits::{COMMITTED_BYTES_MAX, TAIL_STRETCH};
 use crate::log::Log;
-use crate::membership::Memberships;
+use crate::membership::{MemberChange, Memberships};
 use crate::message::{AppendOutcome, Envelope, Message};
 use crate::options::Options;
 use crate::progress::Progress;
@@ -41,7 +41,8 @@ pub struct Restored {
 /// One replica of one Raft group, sans-IO.
 ///
 /// Calls come in four kinds:
-/// * inputs: `step`, `tick`, `campaign`, `propose`, `propose_stamp`, `read`, `transfer_leadership`
+/// * inputs: `step`, `tick`, `campaign`, `propose`, `propose_stamp`, `propose_change`, `read`,
+///   `transfer_leadership`
 /// * completions: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`
 /// * outputs: `ready`, `deadline`
 /// * questions: `status`, `is_leader`, `leader`, `membership`
@@ -203,6 +204,16 @@ impl Replica {
         let result = self.append_proposals(std::iter::once(Payload::Noop(stamp)));
         self.check_invariants();
         result.map(|range| *range.end())
+    }
+
+    /// Changes the membership: by way of a joint one, which the leader leaves as soon as it is committed, if the voters
+    /// change. The index is that of the first entry; the change is complete when a simple membership at or after it is
+    /// applied. When leadership is lost before, the next leader completes the change or its log does not hold it.
+    pub fn propose_change(&mut self, now: Instant, changes: &[MemberChange]) -> Result<Index, Refused> {
+        self.advance_clock(now);
+        let result = self.begin_change(changes);
+        self.check_invariants();
+        result
     }
 
     /// Asks to read what is committed now. Answered by `Ready.reads` or `Ready.reads_refused`, once.

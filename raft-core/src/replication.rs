@@ -154,15 +154,8 @@ impl Replica {
                 "I7: {agreed} is counted"
             );
             self.commit_to(agreed);
+            self.leave_joint();
             self.leave_if_removed();
-        }
-    }
-
-    /// A leader whose own removal is committed has finished.
-    fn leave_if_removed(&mut self) {
-        let is_settled = self.memberships.effective_since() <= self.marks.commit;
-        if is_settled && !self.memberships.effective().is_voter(self.id) {
-            self.become_follower(self.hard.term, None);
         }
     }
 
@@ -196,13 +189,13 @@ impl Replica {
             self.become_follower(self.hard.term, None);
             return;
         }
+        self.expire_transfer();
         let now = self.now;
         let patience = self.options.election_timeout_max;
         let base = self.log.truncated();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        leader.transfer = leader.transfer.filter(|transfer| now < transfer.deadline);
         if now < leader.heartbeat_at {
             return;
         }

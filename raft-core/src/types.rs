@@ -131,14 +131,15 @@ impl Entry {
 }
 
 /// Who is in the group. Simple when `outgoing` is empty, joint otherwise (Raft §6): then both halves must
-/// agree.
+/// agree. How one follows from another is in `membership.rs`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Membership {
     /// The voters of the (incoming) configuration.
     pub voters: BTreeSet<ReplicaId>,
     /// The voters of the outgoing configuration while joint; empty otherwise.
     pub outgoing: BTreeSet<ReplicaId>,
-    /// Replicas that receive the log and never count.
+    /// Replicas that receive the log and do not count in the (incoming) configuration. A voter of the outgoing
+    /// half that is among them is being demoted: it counts until the joint membership is left.
     pub learners: BTreeSet<ReplicaId>,
     /// Where each of them lives. Exactly the ids named above.
     pub nodes: BTreeMap<ReplicaId, NodeId>,

@@ -360,7 +360,9 @@ fn encode(asked: &Asked, outcome: Outcome) -> Bytes {
 
 fn refused(refusal: Refusal) -> Rejection {
     Rejection::Refused(match refusal {
-        Refusal::NotLeader(_) | Refusal::NoSuchGroup | Refusal::NotVoter => Reason::NoLeader,
+        Refusal::NotLeader(_) | Refusal::NoSuchGroup | Refusal::NotVoter | Refusal::Change(_) => {
+            Reason::NoLeader
+        }
         Refusal::Overloaded => Reason::Overloaded,
         Refusal::NoSpace => Reason::NoSpace,
         Refusal::Stopping => Reason::Stopping,

@@ -80,7 +80,8 @@ fn code_of(outcome: &Outcome) -> (u8, u64) {
         Outcome::Refused(Refusal::NoSuchGroup) => (3, 0),
         Outcome::Refused(Refusal::Overloaded) => (4, 0),
         Outcome::Refused(Refusal::Stopping) => (5, 0),
-        Outcome::Refused(Refusal::NotVoter) => (6, 0),
+        // No forwarded request changes a membership.
+        Outcome::Refused(Refusal::NotVoter | Refusal::Change(_)) => (6, 0),
         Outcome::Refused(Refusal::TooLarge) => (7, 0),
         Outcome::Refused(Refusal::NoSpace) => (8, 0),
     }

@@ -2,7 +2,9 @@
 //! It sees every disk and every memory at once, which no replica does.
 
 use super::host::{Disk, Host};
-use crate::{AppendOutcome, Entry, EntryId, Envelope, Index, Message, Replica, ReplicaId, Term};
+use crate::{
+    AppendOutcome, Entry, EntryId, Envelope, Index, Membership, Message, Payload, Replica, ReplicaId, Term,
+};
 use crate::{ReadGrant, ReadId};
 use std::collections::BTreeMap;
 
@@ -19,6 +21,10 @@ pub struct Checker {
     looked_at: BTreeMap<Term, Index>,
     /// How far each read must see.
     reads: BTreeMap<ReadId, Index>,
+    /// The committed memberships, from the first one on.
+    memberships: BTreeMap<Index, Membership>,
+    /// A test appended a membership that no leader would.
+    is_forced: bool,
 }
 
 impl Checker {
@@ -30,6 +36,32 @@ impl Checker {
     /// How many terms had a leader.
     pub fn terms(&self) -> u64 {
         self.leaders.len() as u64
+    }
+
+    /// How many memberships were committed after the first one.
+    pub fn memberships(&self) -> u64 {
+        self.memberships.len() as u64 - 1
+    }
+
+    /// The group begins with this membership.
+    pub fn on_founded(&mut self, membership: &Membership) {
+        self.memberships.insert(Index(0), membership.clone());
+    }
+
+    /// A test appended a membership, against the rules perhaps.
+    pub fn on_forced(&mut self) {
+        self.is_forced = true;
+    }
+
+    /// I9: what is committed follows from what was committed before.
+    fn on_membership(&mut self, index: Index, membership: &Membership) {
+        let before = self.memberships.range(..index).next_back();
+        let (since, before) = before.expect("the first one stays");
+        assert!(
+            self.is_forced || membership.may_follow(before),
+            "I9: {membership} at {index} follows {before} at {since}"
+        );
+        self.memberships.insert(index, membership.clone());
     }
 
     /// A read arrived: it must see everything committed by now, by whomever.
@@ -70,6 +102,9 @@ impl Checker {
 
     /// An entry is applied.
     pub fn on_applied(&mut self, host: &Host, entry: &Entry) {
+        if let Payload::Membership(membership) = &entry.payload {
+            self.on_membership(entry.id.index, membership);
+        }
         let place = entry.id.index.0 as usize - 1;
         let committed = self.committed.get(place).map(|(committed, _)| *committed);
         assert_eq!(

@@ -4,8 +4,8 @@
 use super::checker::Checker;
 use super::host::{Disk, Host};
 use crate::{
-    Envelope, Index, Instant, LogFetch, Membership, NodeId, Options, Ready, Refused, Replica, ReplicaId,
-    Stamp,
+    Envelope, Index, Instant, LogFetch, MemberChange, Membership, NodeId, Options, Ready, Refused, Replica,
+    ReplicaId, Stamp,
 };
 use crate::{ReadId, RoleKind};
 use bytes::Bytes;
@@ -58,6 +58,7 @@ impl Cluster {
             seed,
             transcript: None,
         };
+        cluster.checker.on_founded(&membership);
         for id in membership.replicas() {
             let disk = Disk {
                 membership: membership.clone(),
@@ -128,14 +129,30 @@ impl Cluster {
         self.tell_refusal(id, "stamp", result.and_then(Result::err));
     }
 
-    /// Appends a membership at a leader, without the checks that belong to changing one.
-    pub fn append_membership(&mut self, id: ReplicaId, membership: Membership) {
-        for member in membership.replicas() {
-            if let Entry::Vacant(place) = self.hosts.entry(member) {
-                place.insert(Host::new(member, Disk::default()));
-                self.restart(member);
+    /// Proposes a change of the membership. Replicas that it adds are there, on empty disks.
+    pub fn change(&mut self, id: ReplicaId, changes: &[MemberChange]) {
+        for change in changes {
+            if let MemberChange::Add(member, _) = change {
+                self.make_room_for(*member);
             }
         }
+        let result = self.input(id, |replica, now| replica.propose_change(now, changes));
+        self.tell_refusal(id, "change", result.and_then(Result::err));
+    }
+
+    fn make_room_for(&mut self, member: ReplicaId) {
+        if let Entry::Vacant(place) = self.hosts.entry(member) {
+            place.insert(Host::new(member, Disk::default()));
+            self.restart(member);
+        }
+    }
+
+    /// Appends a membership at a leader, without the checks that belong to changing one.
+    pub fn force_membership(&mut self, id: ReplicaId, membership: Membership) {
+        membership
+            .replicas()
+            .for_each(|member| self.make_room_for(member));
+        self.checker.on_forced();
         let payload = crate::Payload::Membership(membership);
         let result = self.input(id, |replica, now| {
             replica.advance_clock(now);

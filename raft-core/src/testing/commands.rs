@@ -2,7 +2,9 @@
 
 use super::cluster::{Cluster, Link};
 use super::host::Disk;
-use crate::{Entry, EntryId, Index, Membership, NodeId, Options, Payload, ReadId, ReplicaId, Stamp};
+use crate::{
+    Entry, EntryId, Index, MemberChange, Membership, NodeId, Options, Payload, ReadId, ReplicaId, Stamp,
+};
 use bytes::Bytes;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -160,7 +162,11 @@ fn run(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
             cluster.propose(line.replica(1)?, payloads.collect());
         }
         "stamp" => cluster.propose_stamp(line.replica(1)?, Stamp(line.number(2)?)),
-        "change" => cluster.append_membership(line.replica(1)?, membership(line)?),
+        "change" => {
+            let changes = changes(line)?;
+            cluster.change(line.replica(1)?, &changes);
+        }
+        "force" => cluster.force_membership(line.replica(1)?, membership(line)?),
         "read" => cluster.read(line.replica(1)?, ReadId(line.number(2)?)),
         "transfer" => cluster.transfer(line.replica(1)?, line.replica(2)?),
         "tick" => line.replicas(1)?.into_iter().for_each(|id| cluster.tick(id)),
@@ -230,6 +236,25 @@ fn sync(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// `add=4,5@9 promote=4 demote=2 remove=3`: a new replica lives on the node of its number, or where it says.
+fn changes(line: &Line<'_>) -> Result<Vec<MemberChange>, String> {
+    let mut changes = Vec::new();
+    for (verb, names) in &line.pairs {
+        for name in names.split(',') {
+            let (id, node) = name.split_once('@').unwrap_or((name, name));
+            let id = ReplicaId(number(id)?);
+            changes.push(match *verb {
+                "add" => MemberChange::Add(id, NodeId(number(node)?)),
+                "promote" => MemberChange::Promote(id),
+                "demote" => MemberChange::Demote(id),
+                "remove" => MemberChange::Remove(id),
+                _ => return Err(format!("`{verb}` is no change")),
+            });
+        }
+    }
+    Ok(changes)
 }
 
 fn membership(line: &Line<'_>) -> Result<Membership, String> {

@@ -89,9 +89,9 @@ pub(super) fn refusal_text(outcome: &Outcome) -> &'static str {
             "TRYAGAIN this node is stopping: nothing was changed, use another node"
         }
         Outcome::Refused(Refusal::TooLarge) => "ERR the command is too large: nothing was changed",
-        Outcome::Refused(Refusal::NotLeader(_) | Refusal::NoSuchGroup | Refusal::NotVoter) => {
-            "CLUSTERDOWN the key's range has no leader that can be reached: nothing was changed, try again"
-        }
+        Outcome::Refused(
+            Refusal::NotLeader(_) | Refusal::NoSuchGroup | Refusal::NotVoter | Refusal::Change(_),
+        ) => "CLUSTERDOWN the key's range has no leader that can be reached: nothing was changed, try again",
         Outcome::Answered(_) => unreachable!("answers are not refusals"),
     }
 }
