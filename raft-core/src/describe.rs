@@ -3,7 +3,8 @@
 
 use crate::message::{AppendOutcome, Envelope, Message};
 use crate::ready::{
-    ChangeRefused, Ignored, LogFetch, LogWrite, ReadGrant, Refused, RoleKind, SnapshotOrder, Status,
+    ChangeRefused, Ignored, LogFetch, LogWrite, ReadGrant, Refused, RoleKind, Snapshot, SnapshotOrder,
+    SnapshotOutcome, Status,
 };
 use crate::types::{Entry, HardState, Index, Membership, Payload, ReplicaId};
 use std::fmt::{Display, Formatter, Result};
@@ -143,6 +144,7 @@ impl Display for LogWrite {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
         let mut parts = Vec::new();
         parts.extend(self.hard_state.map(|hard_state| hard_state.to_string()));
+        parts.extend(self.install.iter().map(|snapshot| format!("install {snapshot}")));
         if !self.entries.is_empty() {
             parts.push(List(self.entries.iter()).to_string());
         }
@@ -172,7 +174,22 @@ impl Display for LogFetch {
 
 impl Display for SnapshotOrder {
     fn fmt(&self, f: &mut Formatter<'_>) -> Result {
-        write!(f, "snapshot for {}", self.peer)
+        write!(f, "snapshot for {}, at least {}", self.peer, self.at_least)
+    }
+}
+
+impl Display for Snapshot {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        write!(f, "{} {}", self.id, self.membership)
+    }
+}
+
+impl Display for SnapshotOutcome {
+    fn fmt(&self, f: &mut Formatter<'_>) -> Result {
+        match self {
+            SnapshotOutcome::Taken(index) => write!(f, "taken, at {index}"),
+            SnapshotOutcome::Failed => write!(f, "failed"),
+        }
     }
 }
 
@@ -216,6 +233,8 @@ impl Display for Ignored {
             Ignored::LeaderInContact => "leader in contact",
             Ignored::StaleReply => "stale reply",
             Ignored::VoteRefused => "vote refused",
+            Ignored::KnownSnapshot => "known snapshot",
+            Ignored::Installing => "installing",
         })
     }
 }

@@ -138,7 +138,7 @@ impl Replica {
     }
 
     /// Says that our log equals the leader's up to `index`, as soon as that is durable (I8).
-    fn acknowledge(&mut self, leader: ReplicaId, index: Index) {
+    pub(crate) fn acknowledge(&mut self, leader: ReplicaId, index: Index) {
         let message = Message::AppendReply(AppendOutcome::Matched { index });
         if self.is_term_durable() && index <= self.writes.durable() {
             self.send(leader, message);

@@ -5,9 +5,11 @@
 //! A [`Replica`] is driven by its host with four kinds of calls.
 //!
 //! * **Inputs**: `step` (a message), `tick` (its deadline passed), `propose`, `propose_stamp`, `propose_change`,
-//!   `read`, `transfer_leadership`, `campaign`. Messages may be lost, repeated and reordered.
-//! * **Completions**: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`. Each answers an output, in
-//!   the order in which the outputs were given, and none is lost short of a crash.
+//!   `read`, `transfer_leadership`, `campaign`, `offer` and `install` (a snapshot), `truncate`, `unreachable`. Messages
+//!   may be lost, repeated and reordered; so may offers and installs.
+//! * **Completions**: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`, `on_snapshot_sent`. Each answers
+//!   an output, in the order in which the outputs were given, and none is lost short of a crash. (Fetches and
+//!   snapshots of different peers are answered in any order.)
 //! * **Outputs**: `ready`, `deadline`. After any number of inputs and completions, and before the host waits
 //!   again, it calls `ready` once and carries out what it says. What is decided in one turn is batched: one
 //!   append per peer, one write, one round of heartbeats for all reads. `deadline` says when to call `tick`.
@@ -27,7 +29,8 @@
 //! * **I1** One vote per term, durable before it is sent, and before it counts for oneself.
 //! * **I2** Log indexes are contiguous, terms never fall along the log, the last one is at most the current
 //!   term.
-//! * **I3** `truncated <= checkpointed <= applied <= min(committed, durable)`, `committed <= last`.
+//! * **I3** `truncated <= checkpointed <= applied <= min(committed, durable)`, `committed <= last`. While a snapshot is
+//!   being installed, `truncated` is ahead already (`installing.rs`), and nothing is handed out.
 //! * **I4** `durable <= submitted <= accepted = last`, of the log as it is now.
 //! * **I5** The commit index never falls and committed entries never change.
 //! * **I6** A leader appends entries of its own term at the end of its log, and overwrites nothing.
@@ -50,16 +53,17 @@
 //!   a commit a heartbeat interval later, and a write costs a third fewer messages.
 //! * An append is not resent on a timer. The peer's answers to heartbeats say how far it is; a peer that does
 //!   not answer gets heartbeats and no copies of the log.
-//! * A follower whose entries were truncated here is not an error: the host is told to send a snapshot.
+//! * A follower whose entries were truncated here is not an error: the host is told to send a snapshot. Its bytes
+//!   travel beside Raft; here it is an order, an offer, and a write that takes the place of log and state.
 //!
 //! # What is missing
 //!
-//! Snapshot completion events, leases, node-level liveness (an idle group still
-//! exchanges heartbeats).
+//! Leases, node-level liveness (an idle group still exchanges heartbeats).
 
 mod describe;
 mod election;
 mod following;
+mod installing;
 mod invariants;
 mod limits;
 mod log;
@@ -74,6 +78,7 @@ mod replica;
 mod replication;
 mod rng;
 mod role;
+mod shipping;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 #[cfg(test)]
@@ -86,8 +91,8 @@ pub use membership::MemberChange;
 pub use message::{AppendOutcome, Envelope, Message};
 pub use options::Options;
 pub use ready::{
-    ChangeRefused, Ignored, LeadershipChange, LogFetch, LogWrite, Proposal, ReadGrant, Ready, Refused,
-    RoleKind, SnapshotOrder, Status,
+    ChangeRefused, Ignored, LeadershipChange, LogFetch, LogWrite, OrderId, Proposal, ReadGrant, Ready,
+    Refused, RoleKind, Snapshot, SnapshotOrder, SnapshotOutcome, Status,
 };
 pub use replica::{Replica, Restored};
 pub use types::{

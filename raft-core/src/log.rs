@@ -174,6 +174,22 @@ impl Log {
         self.cost_at(through.max(base)) - self.cost_at(after.max(base))
     }
 
+    /// The least index behind which the entries up to `through` cost at most `bytes`. Where it is not in memory,
+    /// they cost less than that, by less than `MILESTONE_BYTES`.
+    pub(crate) fn keeping(&self, bytes: u64, through: Index) -> Index {
+        let enough = self.cost_at(through).saturating_sub(bytes);
+        if enough <= self.cost_through_base {
+            return self.truncated.index;
+        }
+        if enough > self.cost_through_cold {
+            let gone = self.tail.partition_point(|slot| slot.cost_through < enough);
+            return Index(self.cold.0 + gone as u64 + 1).min(through);
+        }
+        let gone = self.milestones.partition_point(|(_, cost)| *cost < enough);
+        let found = self.milestones.get(gone).map_or(self.cold, |(index, _)| *index);
+        found.min(through)
+    }
+
     fn cost_at(&self, index: Index) -> u64 {
         if index >= self.cold {
             return self.cost_through(index);

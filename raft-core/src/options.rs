@@ -22,8 +22,8 @@ pub struct Options {
     pub uncommitted_bytes_max: usize,
     /// Entries kept in memory after they are applied and durable, in bytes; colder ones are fetched.
     pub tail_bytes_max: usize,
-    /// Bytes of checkpointed entries that are kept for members that do not hold them yet; beyond that the log is cut, and
-    /// they need a snapshot.
+    /// Bytes of checkpointed entries that are kept for members that do not hold them yet; beyond that the log is cut, oldest
+    /// first, and they need a snapshot. More than is written while a snapshot travels, or another one must follow it.
     pub kept_bytes_max: u64,
 }
 

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //!            matched                     next entry truncated
-//!   Probe ------------> Replicate    Probe, Replicate -----------> Snapshot
+//!   Probe ------------> Replicate    Probe, Replicate -----------> Snapshot: ordered <---> failed
 //!     ^                     |                                          |
-//!     +---------------------+       answer that matches our log        |
-//!     | rejected, or lost   <------------------------------------------+
+//!     +---------------------+       it arrived, or was not needed      |
+//!     | rejected, lost,     <------------------------------------------+
+//!       or unreachable
 //! ```
 
 use crate::log::Log;
 use crate::options::Options;
+use crate::ready::OrderId;
 use crate::types::{Index, Instant, ReplicaId, Round};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -41,10 +43,19 @@ pub(crate) enum Progress {
     },
     /// The logs agree up to `matched`: appends are pipelined.
     Replicate(Inflight),
-    /// The log it needs is gone; a snapshot was ordered.
-    Snapshot {
-        /// When it was ordered, or when we last asked whether it arrived.
-        asked: Instant,
+    /// The log it needs is gone: it gets a snapshot.
+    Snapshot(Shipment),
+}
+
+/// How far a peer's snapshot is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shipment {
+    /// The host was asked to send it.
+    Ordered(OrderId),
+    /// It did not arrive. Another one is ordered when the peer shows a sign of life, but not at once.
+    Failed {
+        /// When we heard.
+        since: Instant,
     },
 }
 
@@ -120,17 +131,21 @@ impl Peer {
         }
     }
 
-    pub(crate) fn next_send(&self, log: &Log, options: &Options) -> NextSend {
+    pub(crate) fn next_send(&self, now: Instant, log: &Log, options: &Options) -> NextSend {
         let behind = self.next <= log.last().index;
         let may_send = match &self.progress {
             Progress::Probe { sent } => sent.is_none(),
             Progress::Replicate(inflight) => behind && !inflight.is_full(options),
-            Progress::Snapshot { .. } => false,
+            Progress::Snapshot(_) => false,
         };
         if !may_send || self.fetching.is_some() {
             NextSend::Wait
         } else if self.next <= log.truncated().index {
-            NextSend::Snapshot
+            // A snapshot for somebody who does not answer would hold the place of one that is taken.
+            match now - self.heard < options.election_timeout_max {
+                true => NextSend::Snapshot,
+                false => NextSend::Wait,
+            }
         } else if self.next <= log.cold() {
             NextSend::Fetch
         } else {
@@ -148,7 +163,7 @@ impl Peer {
                     self.next = last.next();
                 }
             }
-            Progress::Snapshot { .. } => {}
+            Progress::Snapshot(_) => {}
         }
     }
 
@@ -165,7 +180,7 @@ impl Peer {
             }
             // Only an answer to this probe, or better, ends it.
             Progress::Probe { .. } if index.next() >= self.next => self.replicate(now),
-            Progress::Probe { .. } | Progress::Snapshot { .. } => {
+            Progress::Probe { .. } | Progress::Snapshot(_) => {
                 self.next = self.next.max(self.matched.next());
             }
         }
@@ -179,7 +194,7 @@ impl Peer {
             // The answer to a message that was overtaken: it has acknowledged more since.
             Progress::Replicate(_) => previous > self.matched,
             Progress::Probe { .. } => previous.next() == self.next && previous > self.matched,
-            Progress::Snapshot { .. } => false,
+            Progress::Snapshot(_) => false,
         };
         if current {
             self.probe(guess.min(previous.previous()).next());
@@ -218,8 +233,49 @@ impl Peer {
             }
             // It restarted and does not know any more how far its log is ours: an empty probe tells it.
             Progress::Replicate(_) if matched < self.matched => self.probe(self.matched.next()),
-            Progress::Snapshot { .. } if matched > Index(0) => self.probe(self.matched.next()),
-            Progress::Probe { .. } | Progress::Replicate(_) | Progress::Snapshot { .. } => {}
+            Progress::Snapshot(Shipment::Failed { since })
+                if is_lost(*since, options.election_timeout_max) =>
+            {
+                self.probe(self.next);
+            }
+            Progress::Probe { .. } | Progress::Replicate(_) | Progress::Snapshot(_) => {}
         }
+    }
+
+    /// What is in flight to it is probably lost. Nothing more is sent before it shows a sign of life.
+    pub(crate) fn on_unreachable(&mut self, now: Instant) {
+        if let Progress::Replicate(inflight) = &self.progress
+            && !inflight.is_empty()
+        {
+            self.probe(self.matched.next());
+            self.progress = Progress::Probe { sent: Some(now) };
+        }
+    }
+
+    /// Its log reaches beyond our base without the snapshot, or with it: whichever way, it needs none any more.
+    pub(crate) fn leave_snapshot(&mut self, base: Index) {
+        if matches!(self.progress, Progress::Snapshot(_)) && self.next > base {
+            self.probe(self.next);
+        }
+    }
+
+    /// The host is done with this order. When the peer took the snapshot, its log goes on from there.
+    pub(crate) fn on_snapshot_sent(&mut self, now: Instant, order: OrderId, taken: Option<Index>) {
+        if !self.awaits(order) {
+            return;
+        }
+        match taken {
+            Some(index) => {
+                // Its own answer is on its way, too; without it, the next sign of life asks.
+                self.probe(index.next());
+                self.progress = Progress::Probe { sent: Some(now) };
+            }
+            None => self.progress = Progress::Snapshot(Shipment::Failed { since: now }),
+        }
+    }
+
+    /// True while this order is wanted.
+    pub(crate) fn awaits(&self, order: OrderId) -> bool {
+        matches!(self.progress, Progress::Snapshot(Shipment::Ordered(ordered)) if ordered == order)
     }
 }

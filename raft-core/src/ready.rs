@@ -23,6 +23,8 @@ pub struct Ready {
     pub fetch: Vec<LogFetch>,
     /// Peers whose next entry is truncated away here. The bytes of a snapshot travel beside Raft.
     pub snapshots: Vec<SnapshotOrder>,
+    /// Orders of before that have become pointless: the peer caught up or left, or we do not lead any more.
+    pub snapshots_cancelled: Vec<OrderId>,
     /// The log up to here is needed by no one: the host may drop it.
     pub truncate: Option<Index>,
     /// Who leads, when that changed.
@@ -39,6 +41,7 @@ impl Ready {
             && self.reads_refused.is_empty()
             && self.fetch.is_empty()
             && self.snapshots.is_empty()
+            && self.snapshots_cancelled.is_empty()
             && self.truncate.is_none()
             && self.leadership.is_none()
     }
@@ -51,6 +54,9 @@ pub struct LogWrite {
     pub id: WriteId,
     /// The new term and vote, if they changed.
     pub hard_state: Option<HardState>,
+    /// Takes the place of log and state, before the entries. The host reports the write durable only when the state
+    /// machine reflects the snapshot, and nothing that it applied before.
+    pub install: Option<Snapshot>,
     /// New entries, contiguous. They replace everything at and after the first one's index.
     pub entries: Vec<Entry>,
     /// The commit index now; a mark the store keeps so that a restart can replay without asking anyone.
@@ -80,11 +86,38 @@ pub struct LogFetch {
     pub bytes_max: usize,
 }
 
-/// A peer that needs a snapshot because the log it needs is gone.
+/// Numbers the snapshots that one replica asks its host to send. Never reused while the process runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct OrderId(pub u64);
+
+/// A peer that needs a snapshot because the log it needs is gone. Answer with `Replica::on_snapshot_sent`, once, unless
+/// the order is cancelled before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SnapshotOrder {
+    /// Comes back in the answer.
+    pub id: OrderId,
     /// The peer.
     pub peer: ReplicaId,
+    /// The snapshot must reflect the log at least up to here: what follows is what our log still has.
+    pub at_least: Index,
+}
+
+/// How an ordered snapshot fared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotOutcome {
+    /// The peer reflects the log up to here now, durably, be it with this snapshot or without it.
+    Taken(Index),
+    /// It did not get there, or that is not known.
+    Failed,
+}
+
+/// What a snapshot means to the log: everything up to `id` is in it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last entry that it reflects; committed.
+    pub id: EntryId,
+    /// The membership as of `id`.
+    pub membership: Membership,
 }
 
 /// Who leads now.
@@ -157,6 +190,10 @@ pub enum Ignored {
     StaleReply,
     /// A candidate's log is behind or it already voted: answered with a refusal.
     VoteRefused,
+    /// A snapshot that says nothing new: answered with how far we are.
+    KnownSnapshot,
+    /// A snapshot while another one is being installed.
+    Installing,
 }
 
 /// A replica's role, with what the host may want to show.

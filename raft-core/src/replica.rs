@@ -1,5 +1,5 @@
 //! One replica: the public calls, dispatch by message and role, and the outputs.
-//! What the calls decide lives in the rooms: `election`, `replication`, `following`, `read`.
+//! What the calls decide lives in the rooms: `election`, `replication`, `following`, `read`, `shipping`, `installing`.
 
 use crate::invariants::Checked;
 use crate::limits::{COMMITTED_BYTES_MAX, TAIL_STRETCH};
@@ -9,9 +9,13 @@ use crate::message::{AppendOutcome, Envelope, Message};
 use crate::options::Options;
 use crate::progress::Progress;
 use crate::quorum;
-use crate::ready::{Ignored, LeadershipChange, LogFetch, ReadGrant, Ready, Refused, SnapshotOrder, Status};
+use crate::ready::{
+    Ignored, LeadershipChange, LogFetch, OrderId, ReadGrant, Ready, Refused, Snapshot, SnapshotOrder,
+    SnapshotOutcome, Status,
+};
 use crate::rng::Rng;
 use crate::role::{Follower, Role};
+use crate::shipping::Shipments;
 use crate::types::{
     Entry, EntryId, HardState, Index, Instant, Membership, Payload, ReadId, ReplicaId, Stamp, Term, WriteId,
 };
@@ -42,8 +46,8 @@ pub struct Restored {
 ///
 /// Calls come in four kinds:
 /// * inputs: `step`, `tick`, `campaign`, `propose`, `propose_stamp`, `propose_change`, `read`,
-///   `transfer_leadership`
-/// * completions: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`
+///   `transfer_leadership`, `offer`, `install`, `truncate`, `unreachable`
+/// * completions: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`, `on_snapshot_sent`
 /// * outputs: `ready`, `deadline`
 /// * questions: `status`, `is_leader`, `leader`, `membership`
 ///
@@ -63,6 +67,9 @@ pub struct Replica {
     pub(crate) writes: Writes,
     pub(crate) marks: Marks,
     pub(crate) outbox: Outbox,
+    pub(crate) shipments: Shipments,
+    /// The snapshot that takes log and state's place, until that is durable.
+    pub(crate) installing: Option<Index>,
     /// The term and leader last reported in `Ready`.
     pub(crate) reported: (Term, Option<ReplicaId>),
     pub(crate) checked: Checked,
@@ -78,6 +85,8 @@ pub(crate) struct Marks {
     pub(crate) checkpointed: Index,
     /// Durable on every member, as far as known.
     pub(crate) replicated: Index,
+    /// The host does not want the log up to here any more, whoever needs it.
+    pub(crate) released: Index,
 }
 
 /// Outputs that wait for `ready`.
@@ -140,8 +149,11 @@ impl Replica {
                 applied: restored.applied,
                 checkpointed: restored.checkpointed,
                 replicated: restored.truncated.index,
+                released: Index(0),
             },
             outbox: Outbox::default(),
+            shipments: Shipments::default(),
+            installing: None,
             reported: (hard.term, None),
             checked: Checked::default(),
         };
@@ -238,6 +250,61 @@ impl Replica {
         result
     }
 
+    /// The leader of `term` offers a snapshot that reflects its log up to `snapshot`. Ok: it is news, and its bytes are
+    /// welcome. `KnownSnapshot`: we hold that much; the leader is told how far we are.
+    pub fn offer(
+        &mut self,
+        now: Instant,
+        from: ReplicaId,
+        term: Term,
+        snapshot: EntryId,
+    ) -> Result<(), Ignored> {
+        self.advance_clock(now);
+        let result = self.weigh(from, term, snapshot);
+        self.check_invariants();
+        result
+    }
+
+    /// The bytes of a snapshot are here, durably; it takes the place of log and state with the next write
+    /// ([`LogWrite::install`](crate::LogWrite::install)). An error, as for `offer`: it does not, and the bytes can go.
+    ///
+    /// Nothing is handed out until that write is durable; `on_applied` must not be called for what was handed out
+    /// before, once it is.
+    pub fn install(
+        &mut self,
+        now: Instant,
+        from: ReplicaId,
+        term: Term,
+        snapshot: Snapshot,
+    ) -> Result<(), Ignored> {
+        self.advance_clock(now);
+        let result = self.weigh(from, term, snapshot.id);
+        if result.is_ok() {
+            self.reset(from, snapshot);
+        }
+        self.check_invariants();
+        result
+    }
+
+    /// What was sent to `peer` last was probably lost: it gets nothing more until it shows a sign of life, and then
+    /// everything from what it acknowledged on.
+    pub fn unreachable(&mut self, now: Instant, peer: ReplicaId) {
+        self.advance_clock(now);
+        if let Role::Leader(leader) = &mut self.role
+            && let Some(peer) = leader.peer(peer)
+        {
+            peer.on_unreachable(now);
+        }
+        self.check_invariants();
+    }
+
+    /// Lets go of the log up to `index` even where a member still needs it, which then needs a snapshot. What no
+    /// checkpoint holds stays, until one does.
+    pub fn truncate(&mut self, index: Index) {
+        self.marks.released = self.marks.released.max(index);
+        self.check_invariants();
+    }
+
     // Completions.
 
     /// `write` and all writes before it are durable. Their `then_send` may leave as soon as that is so, even before
@@ -245,6 +312,7 @@ impl Replica {
     pub fn on_durable(&mut self, now: Instant, write: WriteId) {
         self.advance_clock(now);
         self.writes.complete(write);
+        self.finish_install();
         self.count_own_vote();
         self.advance_commit();
         self.pay_owed_acknowledgement();
@@ -279,12 +347,26 @@ impl Replica {
         self.check_invariants();
     }
 
+    /// How an ordered snapshot fared. Of an order that was cancelled, nothing need be said, and nothing is heard.
+    pub fn on_snapshot_sent(
+        &mut self,
+        now: Instant,
+        peer: ReplicaId,
+        order: OrderId,
+        outcome: SnapshotOutcome,
+    ) {
+        self.advance_clock(now);
+        self.conclude_order(now, peer, order, outcome);
+        self.check_invariants();
+    }
+
     // Outputs.
 
     /// Everything decided since the last call. After any number of inputs, and before the host waits: call it
     /// once and carry out what it says.
     pub fn ready(&mut self) -> Ready {
         self.start_reads();
+        let snapshots_cancelled = self.take_cancelled();
         self.send_appends();
         let truncate = self.take_truncation();
         self.evict();
@@ -301,6 +383,7 @@ impl Replica {
             reads_refused: outbox.reads_refused,
             fetch: outbox.fetch,
             snapshots: outbox.snapshots,
+            snapshots_cancelled,
             truncate,
             leadership,
         }
@@ -313,6 +396,7 @@ impl Replica {
             || self.committed_through() > self.marks.handed
             || self.are_appends_due()
             || self.are_reads_due()
+            || self.are_orders_void()
             || self.truncation_point() > self.log.truncated().index
             || self.reported != self.reportable()
     }
@@ -539,10 +623,6 @@ impl Replica {
         self.outbox.reads.extend(leader.reads.confirm(round));
     }
 
-    fn committed_through(&self) -> Index {
-        self.marks.commit.min(self.writes.durable())
-    }
-
     fn take_committed(&mut self) -> Vec<Entry> {
         let through = self.committed_through();
         if through <= self.marks.handed {
@@ -559,12 +639,16 @@ impl Replica {
         let Marks {
             checkpointed,
             replicated,
+            released,
             ..
         } = self.marks;
-        let is_kept = replicated < checkpointed && self.options.kept_bytes_max < u64::MAX;
-        match is_kept && self.log.cost_between(replicated, checkpointed) > self.options.kept_bytes_max {
-            true => checkpointed,
-            false => checkpointed.min(replicated),
+        let needless = replicated.max(released);
+        if needless >= checkpointed || self.installing.is_some() {
+            return checkpointed;
+        }
+        match self.options.kept_bytes_max {
+            u64::MAX => needless,
+            most => needless.max(self.log.keeping(most, checkpointed)),
         }
     }
 

@@ -4,9 +4,9 @@
 
 use crate::message::{Envelope, Message};
 use crate::options::Options;
-use crate::progress::{NextSend, Peer, Progress};
+use crate::progress::{NextSend, Peer, Progress, Shipment};
 use crate::quorum;
-use crate::ready::{Ignored, LogFetch, Refused, SnapshotOrder};
+use crate::ready::{Ignored, LogFetch, Refused};
 use crate::replica::Replica;
 use crate::role::Role;
 use crate::types::{Entry, EntryId, Index, Payload, ReplicaId, Round};
@@ -69,14 +69,16 @@ impl Replica {
     }
 
     pub(crate) fn on_matched(&mut self, from: ReplicaId, index: Index) -> Result<(), Ignored> {
-        let last = self.log.last().index;
+        let (base, last) = (self.log.truncated().index, self.log.last().index);
         let now = self.now;
         let (peer, _) = self.hear(from)?;
         assert!(
             index <= last,
             "I8: {from} acknowledges {index}, our last entry is {last}"
         );
-        if peer.on_matched(now, index) {
+        let is_news = peer.on_matched(now, index);
+        peer.leave_snapshot(base);
+        if is_news {
             self.advance_commit();
             self.continue_transfer();
         }
@@ -90,12 +92,7 @@ impl Replica {
         hint: EntryId,
     ) -> Result<(), Ignored> {
         let guess = self.log.last_not_after(hint).index;
-        let base = self.log.truncated().index;
         let (peer, _) = self.hear(from)?;
-        if matches!(peer.progress, Progress::Snapshot { .. }) && previous == base {
-            self.outbox.snapshots.push(SnapshotOrder { peer: from });
-            return Ok(());
-        }
         if peer.on_rejected(previous, guess) {
             Ok(())
         } else {
@@ -109,7 +106,7 @@ impl Replica {
         round: Round,
         matched: Index,
     ) -> Result<(), Ignored> {
-        let last = self.log.last().index;
+        let (base, last) = (self.log.truncated().index, self.log.last().index);
         let now = self.now;
         let (peer, options) = self.hear(from)?;
         assert!(
@@ -118,6 +115,7 @@ impl Replica {
         );
         peer.round = peer.round.max(round);
         let is_news = peer.on_matched(now, matched);
+        peer.leave_snapshot(base);
         peer.recover_lost(now, matched, options);
         if is_news {
             self.advance_commit();
@@ -182,8 +180,7 @@ impl Replica {
         }
     }
 
-    /// The leader's periodic work: is the quorum still there, did a transfer fail, did a snapshot arrive;
-    /// contact all.
+    /// The leader's periodic work: is the quorum still there, did a transfer fail; contact all.
     pub(crate) fn tick_leader(&mut self) {
         if self.quorum_contact() + self.options.election_timeout_max <= self.now {
             self.become_follower(self.hard.term, None);
@@ -191,27 +188,12 @@ impl Replica {
         }
         self.expire_transfer();
         let now = self.now;
-        let patience = self.options.election_timeout_max;
-        let base = self.log.truncated();
         let Role::Leader(leader) = &mut self.role else {
             return;
         };
-        if now < leader.heartbeat_at {
-            return;
+        if now >= leader.heartbeat_at {
+            self.broadcast_heartbeat();
         }
-        let mut asked = Vec::new();
-        for peer in &mut leader.peers {
-            if let Progress::Snapshot { asked: at } = &mut peer.progress
-                && now - *at >= patience
-            {
-                *at = now;
-                asked.push(peer.id);
-            }
-        }
-        for peer in asked {
-            self.send_append(peer, base, Vec::new());
-        }
-        self.broadcast_heartbeat();
     }
 
     /// True when `send_appends` would send something.
@@ -219,8 +201,8 @@ impl Replica {
         let Role::Leader(leader) = &self.role else {
             return false;
         };
-        let mut peers = leader.peers.iter();
-        leader.sends_due && peers.any(|peer| peer.next_send(&self.log, &self.options) != NextSend::Wait)
+        let next_send = |peer: &Peer| peer.next_send(self.now, &self.log, &self.options);
+        leader.sends_due && leader.peers.iter().any(|peer| next_send(peer) != NextSend::Wait)
     }
 
     /// Sends each peer what it lacks, within its window.
@@ -243,11 +225,12 @@ impl Replica {
         };
         let peer = &mut leader.peers[at];
         let last = self.log.last().index;
-        match peer.next_send(&self.log, &self.options) {
+        match peer.next_send(self.now, &self.log, &self.options) {
             NextSend::Wait => return false,
             NextSend::Snapshot => {
-                peer.progress = Progress::Snapshot { asked: self.now };
-                self.outbox.snapshots.push(SnapshotOrder { peer: peer.id });
+                let order = self.shipments.order(peer.id, self.log.truncated().index);
+                peer.progress = Progress::Snapshot(Shipment::Ordered(order.id));
+                self.outbox.snapshots.push(order);
             }
             NextSend::Fetch => {
                 peer.fetching = Some(peer.next);

@@ -20,7 +20,7 @@
 
 use crate::log::Log;
 use crate::message::{AppendOutcome, Envelope, Message};
-use crate::ready::LogWrite;
+use crate::ready::{LogWrite, Snapshot};
 use crate::types::{HardState, Index, ReplicaId, Term, WriteId};
 use std::collections::VecDeque;
 
@@ -33,6 +33,8 @@ pub(crate) struct Writes {
     hard_submitted: HardState,
     hard_durable: HardState,
     flights: VecDeque<Flight>,
+    /// For the next write: takes the place of log and state.
+    install: Option<Snapshot>,
     /// Messages for the next write.
     then_send: Vec<Envelope>,
 }
@@ -56,6 +58,7 @@ impl Writes {
             hard_submitted: hard_state,
             hard_durable: hard_state,
             flights: VecDeque::new(),
+            install: None,
             then_send: Vec::new(),
         }
     }
@@ -77,7 +80,10 @@ impl Writes {
 
     /// True when `ready` has something to write.
     pub(crate) fn is_due(&self, hard_state: HardState, last: Index) -> bool {
-        hard_state != self.hard_submitted || last > self.submitted || !self.then_send.is_empty()
+        hard_state != self.hard_submitted
+            || last > self.submitted
+            || !self.then_send.is_empty()
+            || self.install.is_some()
     }
 
     /// Queues a message that asserts what the next write makes durable. A newer acknowledgement replaces an
@@ -117,6 +123,14 @@ impl Writes {
         }
     }
 
+    /// A snapshot takes the log's place with the next write. Until that is durable, only what is committed (up to
+    /// `commit`) can be said of the log as it is now: the snapshot holds it too.
+    pub(crate) fn install(&mut self, snapshot: Snapshot, commit: Index) {
+        assert!(self.install.is_none(), "one install at a time");
+        self.clip(commit.next());
+        self.install = Some(snapshot);
+    }
+
     /// Everything accepted and not yet submitted, as one write.
     pub(crate) fn take(&mut self, hard_state: HardState, log: &Log, commit: Index) -> Option<LogWrite> {
         let last = log.last().index;
@@ -124,9 +138,14 @@ impl Writes {
             return None;
         }
         self.last_id = WriteId(self.last_id.0 + 1);
+        let install = self.install.take();
+        if let Some(snapshot) = &install {
+            self.submitted = snapshot.id.index;
+        }
         let write = LogWrite {
             id: self.last_id,
             hard_state: (hard_state != self.hard_submitted).then_some(hard_state),
+            install,
             entries: if last > self.submitted {
                 log.slice(self.submitted.next(), last)
             } else {

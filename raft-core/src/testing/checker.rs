@@ -25,12 +25,19 @@ pub struct Checker {
     memberships: BTreeMap<Index, Membership>,
     /// A test appended a membership that no leader would.
     is_forced: bool,
+    /// How many snapshots took a state's place.
+    installs: u64,
 }
 
 impl Checker {
     /// The last index that any leader has committed.
     pub fn committed(&self) -> Index {
         Index(self.committed.len() as u64)
+    }
+
+    /// How many snapshots were offered for installation.
+    pub fn installs(&self) -> u64 {
+        self.installs
     }
 
     /// How many terms had a leader.
@@ -118,6 +125,18 @@ impl Checker {
             "{} applies {} before it is durable there",
             host.id,
             entry.id
+        );
+    }
+
+    /// A snapshot takes the place of a replica's state.
+    pub fn on_installed(&mut self, id: ReplicaId, snapshot: EntryId) {
+        let place = snapshot.index.0 as usize - 1;
+        let committed = self.committed.get(place).map(|(committed, _)| *committed);
+        self.installs += 1;
+        assert_eq!(
+            committed,
+            Some(snapshot),
+            "state machine safety: {id} installs what no leader committed"
         );
     }
 

@@ -2,10 +2,10 @@
 //! `ready`, its outputs are carried out and told to the transcript, and the global rules are checked.
 
 use super::checker::Checker;
-use super::host::{Disk, Host};
+use super::host::{Arriving, Disk, Host};
 use crate::{
-    Envelope, Index, Instant, LogFetch, MemberChange, Membership, NodeId, Options, Ready, Refused, Replica,
-    ReplicaId, Stamp,
+    EntryId, Envelope, Ignored, Index, Instant, LogFetch, MemberChange, Membership, NodeId, Options, OrderId,
+    Ready, Refused, Replica, ReplicaId, Snapshot, SnapshotOrder, SnapshotOutcome, Stamp, Term,
 };
 use crate::{ReadId, RoleKind};
 use bytes::Bytes;
@@ -28,6 +28,8 @@ pub struct Cluster {
     pub cut: BTreeSet<Link>,
     /// Cold entries asked for and not yet answered.
     pub fetches: Vec<(ReplicaId, LogFetch)>,
+    /// Snapshots ordered, and not yet there.
+    pub parcels: Vec<Parcel>,
     /// The time at every replica.
     pub now: Instant,
     /// Committed entries are applied as soon as they are handed out.
@@ -41,6 +43,19 @@ pub struct Cluster {
     transcript: Option<Vec<String>>,
 }
 
+/// An ordered snapshot.
+#[derive(Clone, Debug)]
+pub struct Parcel {
+    /// Who sends it.
+    pub from: ReplicaId,
+    /// In which term.
+    pub term: Term,
+    /// The order.
+    pub order: SnapshotOrder,
+    /// What was read for it, once it was.
+    pub snapshot: Option<Snapshot>,
+}
+
 impl Cluster {
     /// A group born with `membership`, on empty disks. All replicas are up.
     pub fn new(membership: Membership, options: Options, seed: u64) -> Cluster {
@@ -50,6 +65,7 @@ impl Cluster {
             links: BTreeMap::new(),
             cut: BTreeSet::new(),
             fetches: Vec::new(),
+            parcels: Vec::new(),
             now: Instant(0),
             apply_at_once: true,
             held: BTreeSet::new(),
@@ -243,11 +259,20 @@ impl Cluster {
             return;
         };
         host.disk.write(&write);
+        if let Some(snapshot) = &write.install {
+            // The state is the snapshot now; what was handed out before is in it.
+            host.unapplied.clear();
+            host.applied = snapshot.id.index;
+        }
         self.tell(format_args!("{id} durable {}", write.id));
         for envelope in write.then_send {
             self.leave(id, envelope);
         }
         self.host(id).unreported = Some(write.id);
+        if let Some(snapshot) = write.install {
+            self.report(id);
+            self.answer_parcel(id, SnapshotOutcome::Taken(snapshot.id.index));
+        }
     }
 
     /// Tells a replica of everything that is durable.
@@ -310,6 +335,106 @@ impl Cluster {
     }
 }
 
+/// Snapshots on their way.
+impl Cluster {
+    /// Reads, off the sender's disk, the oldest snapshot ordered for `to` that was not read yet.
+    pub fn read_snapshot(&mut self, from: ReplicaId, to: ReplicaId) {
+        let snapshot = self.hosts[&from].disk.snapshot();
+        let mut parcels = self.parcels.iter_mut();
+        let unread = parcels
+            .find(|parcel| (parcel.from, parcel.order.peer) == (from, to) && parcel.snapshot.is_none());
+        if let Some(parcel) = unread {
+            assert!(
+                snapshot.id.index >= parcel.order.at_least,
+                "{from} truncated its log beyond its state"
+            );
+            parcel.snapshot = Some(snapshot);
+        }
+    }
+
+    /// Hands the oldest snapshot that was read for `to` over.
+    pub fn arrive(&mut self, from: ReplicaId, to: ReplicaId) {
+        let read =
+            |parcel: &Parcel| (parcel.from, parcel.order.peer) == (from, to) && parcel.snapshot.is_some();
+        let Some(position) = self.parcels.iter().position(read) else {
+            return;
+        };
+        let parcel = self.parcels.remove(position);
+        let snapshot = parcel.snapshot.clone().expect("it was read");
+        let order = parcel.order.id;
+        if self.cut.contains(&(from, to)) {
+            return self.tell_sender(from, to, order, SnapshotOutcome::Failed);
+        }
+        // A duplicate has no order any more.
+        let start = self.hosts[&from].starts;
+        let arriving = Arriving { from, start, order };
+        self.tell(format_args!("{from}->{to} snapshot {snapshot}"));
+        match self.install(to, from, parcel.term, snapshot, arriving) {
+            Some(Ok(())) => {}
+            Some(Err(Ignored::KnownSnapshot)) => {
+                let commit = self.replica(to).map_or(Index(0), |replica| replica.marks.commit);
+                self.tell_sender(from, to, order, SnapshotOutcome::Taken(commit));
+            }
+            _ => self.tell_sender(from, to, order, SnapshotOutcome::Failed),
+        }
+    }
+
+    fn install(
+        &mut self,
+        id: ReplicaId,
+        from: ReplicaId,
+        term: Term,
+        snapshot: Snapshot,
+        arriving: Arriving,
+    ) -> Option<Result<(), Ignored>> {
+        self.replica(id)?;
+        self.checker.on_installed(id, snapshot.id);
+        let before = self.host(id).arriving.replace(arriving);
+        let result = self.input(id, |replica, now| replica.install(now, from, term, snapshot));
+        if let Some(Err(ignored)) = result {
+            self.host(id).arriving = before;
+            self.tell(format_args!("{id} ignores the snapshot: {ignored}"));
+        }
+        result
+    }
+
+    /// Offers a snapshot of the sender's, in its term, before its bytes would travel.
+    pub fn offer(&mut self, from: ReplicaId, to: ReplicaId, snapshot: EntryId) {
+        let term = self.hosts[&from].disk.hard_state.term;
+        let result = self.input(to, |replica, now| replica.offer(now, from, term, snapshot));
+        match result {
+            Some(Err(ignored)) => self.tell(format_args!("{to} wants no snapshot {snapshot}: {ignored}")),
+            _ => self.tell(format_args!("{to} wants snapshot {snapshot}")),
+        }
+    }
+
+    /// Loses the oldest snapshot ordered for `to`; its sender is told.
+    pub fn lose_snapshot(&mut self, from: ReplicaId, to: ReplicaId) {
+        let fits = |parcel: &Parcel| (parcel.from, parcel.order.peer) == (from, to);
+        if let Some(position) = self.parcels.iter().position(fits) {
+            let parcel = self.parcels.remove(position);
+            self.tell(format_args!("lost snapshot {from}->{to}"));
+            self.tell_sender(from, to, parcel.order.id, SnapshotOutcome::Failed);
+        }
+    }
+
+    fn tell_sender(&mut self, from: ReplicaId, to: ReplicaId, order: OrderId, outcome: SnapshotOutcome) {
+        self.input(from, |replica, now| {
+            replica.on_snapshot_sent(now, to, order, outcome);
+        });
+    }
+
+    /// The snapshot that a replica was installing is there, or will never be.
+    fn answer_parcel(&mut self, id: ReplicaId, outcome: SnapshotOutcome) {
+        let Some(arriving) = self.host(id).arriving.take() else {
+            return;
+        };
+        if self.hosts[&arriving.from].starts == arriving.start {
+            self.tell_sender(arriving.from, id, arriving.order, outcome);
+        }
+    }
+}
+
 /// Faults.
 impl Cluster {
     /// Stops a replica; what was not synced is lost.
@@ -317,10 +442,23 @@ impl Cluster {
         self.host(id).crash();
         self.held.remove(&id);
         self.fetches.retain(|(from, _)| *from != id);
+        self.parcels.retain(|parcel| parcel.from != id);
+        self.answer_parcel(id, SnapshotOutcome::Failed);
+    }
+
+    /// What a replica sent to `peer` was lost, and it hears of it.
+    pub fn unreachable(&mut self, id: ReplicaId, peer: ReplicaId) {
+        self.input(id, |replica, now| replica.unreachable(now, peer));
+    }
+
+    /// Makes a replica let go of its log.
+    pub fn truncate(&mut self, id: ReplicaId, index: Index) {
+        self.input(id, |replica, _| replica.truncate(index));
     }
 
     /// Starts a replica from its disk.
     pub fn restart(&mut self, id: ReplicaId) {
+        self.answer_parcel(id, SnapshotOutcome::Failed);
         let (options, seed, now) = (self.options.clone(), self.seed, self.now);
         let host = self.host(id);
         host.crash();
@@ -437,8 +575,20 @@ impl Cluster {
             self.tell(format_args!("{id} {fetch}"));
             self.fetches.push((id, fetch));
         }
+        for order in ready.snapshots_cancelled {
+            self.tell(format_args!("{id} cancels the snapshot of order {}", order.0));
+            self.parcels
+                .retain(|parcel| parcel.from != id || parcel.order.id != order);
+        }
         for order in ready.snapshots {
             self.tell(format_args!("{id} {order}"));
+            let term = self.replica(id).expect("it gave the order").hard.term;
+            self.parcels.push(Parcel {
+                from: id,
+                term,
+                order,
+                snapshot: None,
+            });
         }
         if let Some(index) = ready.truncate {
             self.tell(format_args!("{id} truncates {index}"));
@@ -471,7 +621,7 @@ impl Cluster {
             .expect("a write comes from a replica");
         let index = first.id.index.previous();
         let term = replica.log.term(index).expect("a write continues the log");
-        let mut previous = crate::EntryId { term, index };
+        let mut previous = EntryId { term, index };
         for entry in entries {
             self.checker.on_written(previous, entry);
             previous = entry.id;

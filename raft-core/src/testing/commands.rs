@@ -1,6 +1,6 @@
 //! The verbs of the script language. The language is described in testscripts/README.md.
 
-use super::cluster::{Cluster, Link};
+use super::cluster::{Cluster, Link, Parcel};
 use super::host::Disk;
 use crate::{
     Entry, EntryId, Index, MemberChange, Membership, NodeId, Options, Payload, ReadId, ReplicaId, Stamp,
@@ -179,6 +179,8 @@ fn run(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
             .replicas(1)?
             .into_iter()
             .for_each(|id| cluster.checkpoint(id)),
+        "truncate" => cluster.truncate(line.replica(1)?, Index(line.number(2)?)),
+        "unreachable" => cluster.unreachable(line.replica(1)?, line.replica(2)?),
         "fetched" => cluster.fetched(line.replica(1)?, line.size("count", usize::MAX)?),
         "crash" => line.replicas(1)?.into_iter().for_each(|id| cluster.crash(id)),
         "restart" => line.replicas(1)?.into_iter().for_each(|id| cluster.restart(id)),
@@ -208,6 +210,8 @@ fn run_on_links(cluster: &mut Cluster, line: &Line<'_>, verb: &str) -> Result<()
                 cluster.links.entry(link).or_default().make_contiguous().reverse();
             }
         }
+        "snapshot" => snapshot(cluster, line)?,
+        "offer" => offer(cluster, line)?,
         "links" => show_links(cluster),
         "cut" => {
             let words = line.words.iter().skip(1).filter_map(|word| word.split_once("->"));
@@ -223,6 +227,40 @@ fn run_on_links(cluster: &mut Cluster, line: &Line<'_>, verb: &str) -> Result<()
         "run" => run_for(cluster, line.duration(1)?, &line.chosen(cluster, 2)?),
         _ => return Err(format!("`{verb}` is no command")),
     }
+    Ok(())
+}
+
+/// `snapshot 1->3 [read|arrive|lose|again]`: of the oldest one ordered; without a word, it is read and arrives. `again`: it
+/// arrives, and another copy of it is still on its way.
+fn snapshot(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
+    let (from, to) = line.word(1)?.split_once("->").ok_or("`snapshot` needs a link")?;
+    let (from, to) = (ReplicaId(number(from)?), ReplicaId(number(to)?));
+    let fits = |parcel: &&Parcel| (parcel.from, parcel.order.peer) == (from, to);
+    let found = cluster.parcels.iter().find(fits).cloned();
+    let found = found.ok_or("no snapshot was ordered")?;
+    match line.words.get(2).copied() {
+        None => {
+            cluster.read_snapshot(from, to);
+            cluster.arrive(from, to);
+        }
+        Some("read") => cluster.read_snapshot(from, to),
+        Some("arrive") => cluster.arrive(from, to),
+        Some("again") => {
+            cluster.arrive(from, to);
+            cluster.parcels.push(found);
+        }
+        Some("lose") => cluster.lose_snapshot(from, to),
+        Some(word) => return Err(format!("`{word}` befalls no snapshot")),
+    }
+    Ok(())
+}
+
+/// `offer 1->3 4@1`: asks whether a snapshot up to there would be news.
+fn offer(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
+    let (from, to) = line.word(1)?.split_once("->").ok_or("`offer` needs a link")?;
+    let (index, term) = line.word(2)?.split_once('@').ok_or("`offer` needs an entry")?;
+    let snapshot = EntryId::new(number(term)?, number(index)?);
+    cluster.offer(ReplicaId(number(from)?), ReplicaId(number(to)?), snapshot);
     Ok(())
 }
 
@@ -435,6 +473,15 @@ fn stabilize(cluster: &mut Cluster, chosen: &BTreeSet<ReplicaId>) {
                 cluster.deliver(link, 0);
                 idle = false;
             }
+        }
+        let parcels = cluster.parcels.iter();
+        let inside = parcels
+            .map(|parcel| (parcel.from, parcel.order.peer))
+            .find(|(from, to)| chosen.contains(from) && chosen.contains(to));
+        if let Some((from, to)) = inside {
+            cluster.read_snapshot(from, to);
+            cluster.arrive(from, to);
+            idle = false;
         }
         if idle {
             return;

@@ -2,8 +2,8 @@
 //! it was checkpointed. No fault of a disk is simulated here; that is the simulator's work.
 
 use crate::{
-    Entry, EntryId, HardState, Index, Instant, LogWrite, Membership, Options, Payload, Replica, ReplicaId,
-    Restored, WriteId,
+    Entry, EntryId, HardState, Index, Instant, LogWrite, Membership, Options, OrderId, Payload, Replica,
+    ReplicaId, Restored, Snapshot, WriteId,
 };
 use std::collections::VecDeque;
 
@@ -41,6 +41,9 @@ impl Disk {
     /// Makes a write durable.
     pub fn write(&mut self, write: &LogWrite) {
         self.hard_state = write.hard_state.unwrap_or(self.hard_state);
+        if let Some(snapshot) = &write.install {
+            self.install(snapshot);
+        }
         if let Some(first) = write.entries.first() {
             self.entries.truncate(self.position(first.id.index));
             assert_eq!(
@@ -51,6 +54,34 @@ impl Disk {
             self.entries.extend_from_slice(&write.entries);
         }
         self.commit = write.commit;
+    }
+
+    fn install(&mut self, snapshot: &Snapshot) {
+        assert!(
+            snapshot.id.index > self.commit.max(self.checkpointed),
+            "an install leads back to {}",
+            snapshot.id
+        );
+        self.truncated = snapshot.id;
+        self.membership = snapshot.membership.clone();
+        self.entries.clear();
+        self.checkpointed = snapshot.id.index;
+    }
+
+    /// What a peer would get.
+    pub fn snapshot(&self) -> Snapshot {
+        let inside = self.entries.iter();
+        let inside: Vec<&Entry> = inside
+            .take_while(|entry| entry.id.index <= self.checkpointed)
+            .collect();
+        let changes = inside.iter().rev().filter_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some(membership),
+            _ => None,
+        });
+        Snapshot {
+            id: inside.last().map_or(self.truncated, |entry| entry.id),
+            membership: changes.into_iter().next().unwrap_or(&self.membership).clone(),
+        }
     }
 
     /// The last entry.
@@ -109,6 +140,19 @@ pub struct Host {
     pub leader: Option<ReplicaId>,
     /// How often it was started: part of its seed.
     pub starts: u64,
+    /// The snapshot that it is installing.
+    pub arriving: Option<Arriving>,
+}
+
+/// A snapshot that was taken: its sender hears of it once it is durable.
+#[derive(Clone, Copy, Debug)]
+pub struct Arriving {
+    /// The sender.
+    pub from: ReplicaId,
+    /// Which start of the sender ordered it.
+    pub start: u64,
+    /// Its order.
+    pub order: OrderId,
 }
 
 impl Host {
@@ -124,6 +168,7 @@ impl Host {
             applied: Index(0),
             leader: None,
             starts: 0,
+            arriving: None,
         }
     }
 

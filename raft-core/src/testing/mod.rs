@@ -9,6 +9,6 @@ mod host;
 mod script;
 
 pub use checker::Checker;
-pub use cluster::{Cluster, Link};
-pub use host::{Disk, Host};
+pub use cluster::{Cluster, Link, Parcel};
+pub use host::{Arriving, Disk, Host};
 pub use script::{run_script, verify_scripts};

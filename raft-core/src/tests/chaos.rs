@@ -8,7 +8,7 @@
 
 use crate::rng::Rng;
 use crate::testing::{Cluster, Link};
-use crate::{MemberChange, NodeId, Options, ReadId, Replica, ReplicaId};
+use crate::{Index, MemberChange, NodeId, Options, ReadId, Replica, ReplicaId};
 use bytes::Bytes;
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -20,7 +20,7 @@ const TRANSCRIPT_LINES: usize = 120;
 const IDS: u64 = 7;
 
 /// What can happen, each with the greatest weight that a seed may draw for it.
-const EVENTS: [(Event, u64); 20] = [
+const EVENTS: [(Event, u64); 26] = [
     (Event::Deliver, 400),
     (Event::DeliverLate, 60),
     (Event::Lose, 40),
@@ -41,6 +41,12 @@ const EVENTS: [(Event, u64); 20] = [
     (Event::Partition, 4),
     (Event::Change, 120),
     (Event::Hold, 120),
+    (Event::ReadSnapshot, 60),
+    (Event::Arrive, 60),
+    (Event::ArriveAgain, 10),
+    (Event::LoseSnapshot, 10),
+    (Event::Truncate, 10),
+    (Event::Unreachable, 10),
 ];
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +73,13 @@ enum Event {
     Change,
     /// Several inputs share one `ready`.
     Hold,
+    ReadSnapshot,
+    Arrive,
+    /// A copy of what arrives stays on its way.
+    ArriveAgain,
+    LoseSnapshot,
+    Truncate,
+    Unreachable,
 }
 
 /// One seed's run.
@@ -90,6 +103,7 @@ impl Chaos {
             inflight_messages_max: if small { 3 } else { 64 },
             uncommitted_bytes_max: if small { 2_000 } else { 1 << 20 },
             tail_bytes_max: if small { 200 } else { 1 << 20 },
+            kept_bytes_max: [0, 0, 100, 1_000, u64::MAX][(rng.next() % 5) as usize],
             ..Options::default()
         };
         let mut cluster = Cluster::new(membership, options, seed);
@@ -142,6 +156,9 @@ impl Chaos {
             Event::Deliver | Event::DeliverLate | Event::Lose | Event::Duplicate => self.message_event(event),
             Event::Propose | Event::Read | Event::Transfer | Event::Change => self.leader_event(event),
             Event::Partition => self.partition(),
+            Event::ReadSnapshot | Event::Arrive | Event::ArriveAgain | Event::LoseSnapshot => {
+                self.snapshot_event(event);
+            }
             _ => self.replica_event(event),
         }
     }
@@ -156,6 +173,25 @@ impl Chaos {
             Event::DeliverLate => self.cluster.deliver(link, position),
             Event::Lose => self.cluster.lose(link, position),
             _ => self.cluster.duplicate(link, position),
+        }
+    }
+
+    fn snapshot_event(&mut self, event: Event) {
+        if self.cluster.parcels.is_empty() {
+            return self.message_event(Event::Deliver);
+        }
+        let position = self.below(self.cluster.parcels.len());
+        let parcel = self.cluster.parcels[position].clone();
+        let (from, to) = (parcel.from, parcel.order.peer);
+        match event {
+            Event::ReadSnapshot => self.cluster.read_snapshot(from, to),
+            Event::Arrive => self.cluster.arrive(from, to),
+            Event::ArriveAgain if parcel.snapshot.is_some() => {
+                self.cluster.parcels.insert(position, parcel);
+                self.cluster.arrive(from, to);
+            }
+            Event::ArriveAgain => {}
+            _ => self.cluster.lose_snapshot(from, to),
         }
     }
 
@@ -241,6 +277,14 @@ impl Chaos {
                 self.cluster.apply(id, count);
             }
             Event::Checkpoint => self.cluster.checkpoint(id),
+            Event::Truncate => {
+                let index = Index(self.rng.next() % (self.cluster.hosts[&id].applied.0 + 2));
+                self.cluster.truncate(id, index);
+            }
+            Event::Unreachable => {
+                let peer = self.any_up().expect("one is up");
+                self.cluster.unreachable(id, peer);
+            }
             _ => {
                 let count = self.below(4);
                 self.cluster.fetched(id, count);
@@ -320,6 +364,11 @@ impl Chaos {
                 }
                 self.cluster.apply(*id, usize::MAX);
             }
+            for parcel in self.cluster.parcels.clone() {
+                let (from, to) = (parcel.from, parcel.order.peer);
+                self.cluster.read_snapshot(from, to);
+                self.cluster.arrive(from, to);
+            }
             let links: Vec<Link> = self.cluster.links.keys().copied().collect();
             for link in links {
                 for _ in 0..self.cluster.links[&link].len() {
@@ -349,19 +398,12 @@ fn draw_weights(rng: &mut Rng) -> Vec<(Event, u64)> {
     if rng.next().is_multiple_of(2) {
         hurry_elections(&mut weights);
     }
-    // A new member of a truncated group needs a snapshot, which is not there yet.
-    let truncates = rng.next().is_multiple_of(2);
-    if !truncates {
+    if rng.next().is_multiple_of(2) {
         calm_down(&mut weights);
     }
-    weights.retain(|(event, _)| {
-        *event
-            != if truncates {
-                Event::Change
-            } else {
-                Event::Checkpoint
-            }
-    });
+    if rng.next().is_multiple_of(2) {
+        hurry_snapshots(&mut weights);
+    }
     weights
 }
 
@@ -389,6 +431,17 @@ fn calm_down(weights: &mut [(Event, u64)]) {
     }
 }
 
+/// Logs that hold a few entries: whoever misses one needs a snapshot.
+fn hurry_snapshots(weights: &mut [(Event, u64)]) {
+    for (event, weight) in weights {
+        match event {
+            Event::Checkpoint | Event::Truncate => *weight = *weight * 4 + 40,
+            Event::Deliver | Event::ReadSnapshot | Event::Arrive => *weight += 100,
+            _ => {}
+        }
+    }
+}
+
 fn run(chaos: &mut Chaos) {
     for _ in 0..STEPS {
         chaos.step();
@@ -402,6 +455,7 @@ struct Tally {
     committed: u64,
     terms: u64,
     memberships: u64,
+    installs: u64,
 }
 
 impl Tally {
@@ -411,6 +465,7 @@ impl Tally {
             committed: checker.committed().0,
             terms: checker.terms(),
             memberships: checker.memberships(),
+            installs: checker.installs(),
         }
     }
 
@@ -418,6 +473,7 @@ impl Tally {
         self.committed += other.committed;
         self.terms += other.terms;
         self.memberships += other.memberships;
+        self.installs += other.installs;
     }
 }
 
@@ -457,8 +513,9 @@ fn chaos_keeps_the_group_safe_and_ends_in_service() {
     (0..seeds).map(run_seed).for_each(|tally| total.add(&tally));
     println!("{seeds} seeds: {total:?}");
     // A run in which little happened would prove little.
-    assert!(
-        total.committed > seeds * 50 && total.terms > seeds * 3 && total.memberships > seeds,
-        "{total:?}"
-    );
+    let is_enough = total.committed > seeds * 50
+        && total.terms > seeds * 3
+        && total.memberships > seeds
+        && total.installs > seeds / 2;
+    assert!(is_enough, "{total:?}");
 }
