@@ -135,6 +135,13 @@ impl Inbox {
         self.shared.lock().classes.iter().all(Vec::is_empty)
     }
 
+    /// How much is waiting: Raft messages one by one, everything else as it was pushed.
+    pub fn len(&self) -> usize {
+        let queues = self.shared.lock();
+        let others = queues.classes.iter().map(Vec::len).sum::<usize>() - queues.classes[MESSAGES].len();
+        queues.messages.max(queues.classes[MESSAGES].len()) + others
+    }
+
     /// Raft messages dropped because too many were waiting, since the start.
     pub fn dropped_messages(&self) -> u64 {
         self.shared.lock().dropped_messages

@@ -96,6 +96,10 @@ pub struct Turn {
     pub leadership: Vec<(GroupId, LeadershipChange)>,
     /// How long things took.
     pub samples: Vec<Sample>,
+    /// Frames left at once.
+    pub has_sent: bool,
+    /// The store was given something to write.
+    pub has_submitted: bool,
 }
 
 /// One thread's groups.
@@ -628,6 +632,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
 
     fn send(&mut self) {
         for outgoing in self.sends.take_frames() {
+            self.turn.has_sent = true;
             self.network.send(outgoing);
         }
     }
@@ -645,6 +650,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         self.batch.id = BatchId(self.ids.batch);
         self.in_flight.push_back((self.batch.id, self.moment.now));
         self.counters.batches += 1;
+        self.turn.has_submitted = true;
         self.storage.submit(std::mem::take(&mut self.batch));
     }
 

@@ -275,12 +275,16 @@ impl Engine {
         record.told = lock(&self.index).take(record, Position { offset, sequence });
     }
 
-    /// A moving average over eight writes or so.
+    /// Follows the median of the last writes in steps of an eighth: a rare stall says nothing about the next write.
     fn learn_speed(&self, took: Duration) {
-        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX / 8);
         let before = self.write_micros.load(Ordering::Relaxed);
-        self.write_micros
-            .store((7 * before + took) / 8, Ordering::Relaxed);
+        let step = before / 8 + 1;
+        let now = if took.as_micros() > u128::from(before) {
+            before + step
+        } else {
+            before - step.min(before)
+        };
+        self.write_micros.store(now, Ordering::Relaxed);
     }
 
     fn count(&self, record: &Record, sync: Duration) {

@@ -2,17 +2,16 @@
 //! Exists before the workers do, so that store and network can be started with it.
 
 use super::clock::HostClock;
+use super::desk::ThreadBell;
 use crate::event::{Control, Event};
 use crate::inbox::{Doorbell, Inbox, InboxLimits, InboxSender};
 use crate::network::RaftNetwork;
 use crate::storage::{Completion, CompletionSink};
-use crate::types::{GroupId, Instant, NodeId, Ticket};
+use crate::types::{GroupId, NodeId, Ticket};
 use crate::wire::{self, DecodeError, GroupMessage};
-use crate::worker::Clock;
 use bytes::Bytes;
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock};
-use std::thread::Thread;
+use std::sync::{Arc, Mutex};
 
 /// The worker that owns a group.
 pub fn worker_of(group: GroupId, workers: usize) -> usize {
@@ -39,10 +38,7 @@ impl Intake {
         assert!(workers > 0, "a host has at least one worker");
         let clock = HostClock::new();
         let slots = (0..workers).map(|_| {
-            let bell = Arc::new(ThreadBell {
-                thread: OnceLock::new(),
-                clock,
-            });
+            let bell = Arc::new(ThreadBell::new(clock));
             let (inbox, sender) = Inbox::new(limits, Arc::clone(&bell) as Arc<dyn Doorbell>);
             let inbox = Mutex::new(Some(inbox));
             Slot { sender, bell, inbox }
@@ -133,6 +129,7 @@ impl Intake {
     pub(super) fn stop(&self) {
         for slot in self.slots.iter() {
             slot.sender.push(Event::Control(Control::Stop));
+            slot.bell.wake_thread(); // whoever stops a host may block the deputy's thread until it has stopped
         }
     }
 
@@ -144,7 +141,7 @@ impl Intake {
         inbox.take().expect("an intake serves one host")
     }
 
-    pub(super) fn bell(&self, worker: usize) -> &ThreadBell {
+    pub(super) fn bell(&self, worker: usize) -> &Arc<ThreadBell> {
         &self.slots[worker].bell
     }
 
@@ -158,31 +155,6 @@ impl fmt::Debug for Intake {
         f.debug_struct("Intake")
             .field("workers", &self.slots.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// Wakes a worker's thread. Until it is hung nobody sleeps yet.
-pub(super) struct ThreadBell {
-    thread: OnceLock<Thread>,
-    clock: HostClock,
-}
-
-impl ThreadBell {
-    pub(super) fn hang(&self, thread: Thread) {
-        self.thread.set(thread).expect("a worker has one thread");
-        self.ring(); // in case it fell asleep, and was pushed to, before the bell was up
-    }
-}
-
-impl Doorbell for ThreadBell {
-    fn ring(&self) {
-        if let Some(thread) = self.thread.get() {
-            thread.unpark();
-        }
-    }
-
-    fn now(&self) -> Instant {
-        self.clock.now()
     }
 }
 

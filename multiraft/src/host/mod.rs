@@ -6,7 +6,7 @@
 //!        | propose, read            | deliver                    | complete
 //!        v                          v                            v
 //!      Intake ---------------> inbox of worker 0..n <------- then_send leaves first
-//!                                   | turn
+//!                                   | turn, on the worker's thread or a deputy's (see `desk`)
 //!                                   v
 //!               network.send, storage.submit, machine.apply, ticket.answer
 //! ```
@@ -14,6 +14,7 @@
 //! Not here yet: adding learners, changing membership, snapshots.
 
 mod clock;
+mod desk;
 mod intake;
 mod pending;
 mod raft;
@@ -21,18 +22,20 @@ mod raft;
 mod tests;
 
 pub use clock::HostClock;
+pub use desk::helps;
 pub use intake::{Intake, worker_of};
 pub use raft::{Failure, Metrics, Raft};
 
 use crate::counters::Counters;
-use crate::inbox::Inbox;
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
 use crate::storage::{RaftStorage, RestoredGroup};
 use crate::types::GroupId;
 use crate::worker::{Clock, Turn, Worker, WorkerOptions};
+use desk::{Desk, Helped, Seat};
 use raft::Watches;
 use std::fmt;
+use std::future::Future;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -62,6 +65,7 @@ pub struct Host {
     intake: Intake,
     watches: Arc<Watches>,
     threads: Vec<JoinHandle<()>>,
+    desks: Vec<Arc<dyn Helped>>,
 }
 
 impl Host {
@@ -84,6 +88,7 @@ impl Host {
         assert_eq!(parts.len(), intake.workers(), "one set of parts per worker");
         let watches = Arc::new(Watches::new(parts.len()));
         let mut threads = Vec::with_capacity(parts.len());
+        let mut desks = Vec::with_capacity(parts.len());
         for (number, parts) in parts.into_iter().enumerate() {
             for group in &parts.restored {
                 let owner = worker_of(group.group, intake.workers());
@@ -96,18 +101,20 @@ impl Host {
                 restored,
             } = parts;
             let network = Arc::clone(&network);
-            let worker = Worker::new(storage, network, machine, restored, options.clone(), clock.now());
-            let shift = Shift {
+            let seat = Seat {
                 number,
+                worker: Worker::new(storage, network, machine, restored, options.clone(), clock.now()),
                 inbox: intake.take_inbox(number),
                 clock,
                 observer: Arc::clone(&observer),
                 watches: Arc::clone(&watches),
+                due: None,
             };
-            let name = format!("multiraft-{number}");
+            let desk = Arc::new(Desk::new(Arc::clone(intake.bell(number)), seat));
+            desks.push(Arc::clone(&desk) as Arc<dyn Helped>);
             let thread = std::thread::Builder::new()
-                .name(name)
-                .spawn(move || shift.work(worker));
+                .name(format!("multiraft-{number}"))
+                .spawn(move || desk.work());
             let thread = thread.expect("the system gives us a thread");
             intake.bell(number).hang(thread.thread().clone());
             threads.push(thread);
@@ -116,7 +123,15 @@ impl Host {
             intake,
             watches,
             threads,
+            desks,
         }
+    }
+
+    /// One future per worker, for the runtime whose threads deliver frames and requests and were marked with [`helps`].
+    /// It takes that worker's turns there while little waits, which saves a lone request most of its changes of thread.
+    /// Dropping it gives all turns back to the worker's thread.
+    pub fn deputies(&self) -> impl Iterator<Item = impl Future<Output = ()> + Send + use<>> {
+        self.desks.iter().map(|desk| desk::help(Arc::clone(desk)))
     }
 
     /// The handle to one group, whether it lives here or not.
@@ -143,54 +158,5 @@ impl fmt::Debug for Host {
         f.debug_struct("Host")
             .field("workers", &self.threads.len())
             .finish_non_exhaustive()
-    }
-}
-
-/// What a worker's thread has beside the worker.
-struct Shift {
-    number: usize,
-    inbox: Inbox,
-    clock: HostClock,
-    observer: Arc<dyn Observer>,
-    watches: Arc<Watches>,
-}
-
-impl Shift {
-    /// Turn after turn until the worker is told to stop; asleep while nothing waits and nothing is due.
-    fn work<S: RaftStorage, N: RaftNetwork, M: StateMachine>(mut self, mut worker: Worker<S, N, M>) {
-        let _guard = AbortOnPanic;
-        loop {
-            let turn = worker.turn(&mut self.inbox, &self.clock);
-            self.observer.on_turn(self.number, &turn, worker.counters());
-            self.watches.publish(&worker);
-            worker.write_here();
-            if worker.is_stopped() {
-                break; // before it sleeps: nobody may ever wake it again
-            }
-            self.wait(&turn);
-        }
-        self.inbox.close();
-        self.watches.close(self.number);
-    }
-
-    fn wait(&mut self, turn: &Turn) {
-        let patience = turn.deadline.map(|due| due - self.clock.now());
-        if patience.is_some_and(|patience| patience.is_zero()) || !self.inbox.listen() {
-            return;
-        }
-        match patience {
-            Some(patience) => std::thread::park_timeout(patience),
-            None => std::thread::park(),
-        }
-    }
-}
-
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            std::process::abort();
-        }
     }
 }

@@ -7,6 +7,9 @@ use crate::testing::{MemDisk, MemNetwork, SyncMode, Tally};
 use crate::types::{EntryId, GroupId, Membership, NodeId, Refusal, ReplicaId};
 use crate::{Control, RoleKind};
 use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Mutex;
+use std::time::Duration;
 
 const NODES: u64 = 3;
 
@@ -15,6 +18,21 @@ fn replica(group: GroupId, node: u64) -> ReplicaId {
 }
 
 fn start(network: &MemNetwork, node: u64, workers: usize, groups: u64) -> Host {
+    let options = WorkerOptions {
+        seed: node,
+        ..WorkerOptions::default()
+    };
+    start_with(network, node, workers, groups, &options, Arc::new(()))
+}
+
+fn start_with(
+    network: &MemNetwork,
+    node: u64,
+    workers: usize,
+    groups: u64,
+    options: &WorkerOptions,
+    observer: Arc<dyn Observer>,
+) -> Host {
     let intake = Intake::new(workers, InboxLimits::default());
     let link = Arc::new(network.link(NodeId(node)));
     let disks: Vec<MemDisk> = (0..workers).map(|_| MemDisk::new(SyncMode::AtOnce)).collect();
@@ -44,11 +62,7 @@ fn start(network: &MemNetwork, node: u64, workers: usize, groups: u64) -> Host {
             descriptor: Bytes::new(),
         }));
     }
-    let options = WorkerOptions {
-        seed: node,
-        ..WorkerOptions::default()
-    };
-    Host::start(intake, link, parts, &options, Arc::new(()))
+    Host::start(intake, link, parts, options, observer)
 }
 
 async fn await_role(raft: &Raft, role: RoleKind) {
@@ -155,4 +169,137 @@ fn a_host_without_groups_sleeps_for_good_and_still_stops() {
         raft.shutdown().await;
     });
     host.stop();
+}
+
+/// Turns by the thread they were taken on.
+#[derive(Default)]
+struct Threads(Mutex<BTreeMap<String, u64>>);
+
+impl Observer for Threads {
+    fn on_turn(&self, _worker: usize, _turn: &Turn, _counters: &Counters) {
+        let name = std::thread::current().name().unwrap_or_default().to_owned();
+        *self.0.lock().unwrap().entry(name).or_default() += 1;
+    }
+}
+
+impl Threads {
+    fn helped(&self) -> u64 {
+        let turns = self.0.lock().unwrap();
+        let by_others = turns.iter().filter(|(name, _)| !name.starts_with("multiraft"));
+        by_others.map(|(_, turns)| turns).sum()
+    }
+}
+
+/// Longer than any of these tests: no timer heals a lost wake.
+const NEVER: Duration = Duration::from_secs(1_000);
+
+/// How long a wait may take before the test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Three hosts, and a runtime on this thread that helps all of them.
+fn helped_trio() -> (Vec<Host>, Vec<Arc<Threads>>, tokio::runtime::Runtime) {
+    let network = MemNetwork::new();
+    let threads: Vec<Arc<Threads>> = (0..NODES).map(|_| Arc::default()).collect();
+    let host = |(node, threads): (u64, &Arc<Threads>)| {
+        let options = WorkerOptions {
+            seed: node,
+            replica: raft_core::Options {
+                election_timeout_min: 2 * NEVER,
+                election_timeout_max: 4 * NEVER,
+                heartbeat_interval: NEVER,
+                ..raft_core::Options::default()
+            },
+            ..WorkerOptions::default()
+        };
+        start_with(
+            &network,
+            node,
+            1,
+            1,
+            &options,
+            Arc::clone(threads) as Arc<dyn Observer>,
+        )
+    };
+    let hosts: Vec<Host> = (1..=NODES).zip(&threads).map(host).collect();
+    let runtime = runtime();
+    helps();
+    for host in &hosts {
+        host.deputies().for_each(|deputy| drop(runtime.spawn(deputy)));
+    }
+    (hosts, threads, runtime)
+}
+
+#[test]
+fn a_lone_request_is_turned_over_where_it_arrives() {
+    let (hosts, threads, runtime) = helped_trio();
+    let raft = hosts[0].raft(GroupId(1));
+    runtime.block_on(async {
+        raft.campaign();
+        await_role(&raft, RoleKind::Leader).await;
+        let helped = async {
+            while threads[0].helped() == 0 {
+                add_one(&raft).await;
+            }
+        };
+        let helped = tokio::time::timeout(PATIENCE, helped).await;
+        helped.expect("some turns are taken here");
+    });
+    hosts.into_iter().for_each(Host::stop);
+}
+
+async fn add_one(raft: &Raft) {
+    let answer = tokio::time::timeout(PATIENCE, raft.write(Tally::add(1))).await;
+    answer.expect("nobody was woken").expect("written");
+}
+
+#[test]
+fn deputies_and_other_threads_lose_no_wake_between_them() {
+    const WRITES: u64 = 2_000;
+    let (hosts, _, runtime) = helped_trio();
+    let raft = hosts[0].raft(GroupId(1));
+    runtime.block_on(async {
+        raft.campaign();
+        await_role(&raft, RoleKind::Leader).await;
+    });
+    // Threads that do not help, each with one request under way, and this one, which does: a lost wake hangs one of them.
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                let runtime = self::runtime();
+                (0..WRITES).for_each(|_| runtime.block_on(add_one(&raft)));
+            });
+        }
+        runtime.block_on(async {
+            for _ in 0..WRITES {
+                add_one(&raft).await;
+            }
+            // Goes on helping until the others are through.
+            while Tally::number(&raft.read(Bytes::new()).await.unwrap()) < 3 * WRITES {
+                tokio::task::yield_now().await;
+            }
+        });
+    });
+    hosts.into_iter().for_each(Host::stop);
+}
+
+#[test]
+fn turns_go_back_to_the_workers_thread_when_the_deputy_goes() {
+    let (hosts, threads, runtime) = helped_trio();
+    let raft = hosts[0].raft(GroupId(1));
+    runtime.block_on(async {
+        raft.campaign();
+        await_role(&raft, RoleKind::Leader).await;
+    });
+    drop(runtime);
+    let helped: Vec<u64> = threads.iter().map(|threads| threads.helped()).collect();
+    self::runtime().block_on(async {
+        for _ in 0..50 {
+            add_one(&raft).await;
+        }
+    });
+    assert_eq!(
+        helped,
+        threads.iter().map(|threads| threads.helped()).collect::<Vec<_>>()
+    );
+    hosts.into_iter().for_each(Host::stop);
 }

@@ -17,7 +17,7 @@ use crate::metrics::{Api, Identity, Metrics};
 use crate::options::NodeOptions;
 use crate::requests::{Call, CallFailed, Push, Requests, Routes, Wiring};
 use crate::stages::Follower;
-use multiraft::host::{Host, Intake, WorkerParts};
+use multiraft::host::{self, Host, Intake, WorkerParts};
 use multiraft::{CompletionSink, Control, InboxLimits, NodeId, Options, RestoredGroup, Space, WorkerOptions};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -165,7 +165,7 @@ impl Core {
     fn start(plan: &Plan, metrics: &Arc<Metrics>, opened: Opened, settled: Settled) -> Result<Core, Failure> {
         let (id, workers) = (plan.options.node_id, plan.options.workers);
         let followers: Vec<Arc<Follower>> = (0..workers).map(|_| Arc::default()).collect();
-        let network = runtime(&format!("network-{}", id.0))?;
+        let network = runtime(&format!("network-{}", id.0), host::helps)?;
         let intake = Intake::new(workers, InboxLimits::default());
         let (calls, clients) = (
             Arc::new(late::Calls::default()),
@@ -186,33 +186,15 @@ impl Core {
         for birth in settled.births {
             intake.order(Control::Create(birth));
         }
-        let parts = split(opened.groups, workers)
-            .into_iter()
-            .enumerate()
-            .map(|(at, restored)| {
-                let watch = Watch {
-                    metrics: metrics.clone(),
-                    follower: followers[at].clone(),
-                    expiries: expiries.clone(),
-                };
-                let storage = FollowedStorage {
-                    log: opened.store.storage(at),
-                    follower: followers[at].clone(),
-                };
-                let machine = Machine::new(opened.store.state(at), watch);
-                WorkerParts {
-                    storage,
-                    machine,
-                    restored,
-                }
-            });
+        let parts = worker_parts(&opened.store, opened.groups, &followers, metrics, &expiries);
         let host = Host::start(
             intake.clone(),
             transport.clone(),
-            parts.collect(),
+            parts,
             &worker_options(&plan.options, &opened.store, opened.incarnation),
             board.clone(),
         );
+        host.deputies().for_each(|deputy| drop(network.spawn(deputy)));
         let requests = Requests::start(Wiring {
             node: id,
             routes: Routes::new(settled.placement.ranges.clone()),
@@ -239,7 +221,7 @@ impl Core {
     /// Starts the gateways and what a node does unasked.
     fn open_gateways(self, plan: Plan, metrics: &Arc<Metrics>) -> Result<Node, Failure> {
         let options = &plan.options;
-        let gateways = runtime(&format!("gateway-{}", options.node_id.0))?;
+        let gateways = runtime(&format!("gateway-{}", options.node_id.0), || {})?;
         let health = Arc::new(Health::new(
             metrics.clone(),
             checks(&self.board, self.host.intake()),
@@ -469,6 +451,37 @@ fn check_reachable(placement: &Placement, nodes: &BTreeSet<NodeId>) -> Result<()
     }
 }
 
+/// What each worker is made of, with the follower of its writes beside its log and its machine.
+fn worker_parts(
+    store: &Store,
+    restored: Vec<RestoredGroup>,
+    followers: &[Arc<Follower>],
+    metrics: &Arc<Metrics>,
+    expiries: &Arc<Expiries>,
+) -> Vec<WorkerParts<FollowedStorage, Machine>> {
+    let restored = split(restored, followers.len()).into_iter();
+    let parts = restored
+        .zip(followers)
+        .enumerate()
+        .map(|(at, (restored, follower))| {
+            let watch = Watch {
+                metrics: metrics.clone(),
+                follower: follower.clone(),
+                expiries: expiries.clone(),
+            };
+            let storage = FollowedStorage {
+                log: store.storage(at),
+                follower: follower.clone(),
+            };
+            WorkerParts {
+                storage,
+                machine: Machine::new(store.state(at), watch),
+                restored,
+            }
+        });
+    parts.collect()
+}
+
 fn split(restored: Vec<RestoredGroup>, workers: usize) -> Vec<Vec<RestoredGroup>> {
     let mut split: Vec<Vec<RestoredGroup>> = (0..workers).map(|_| Vec::new()).collect();
     for group in restored {
@@ -477,8 +490,9 @@ fn split(restored: Vec<RestoredGroup>, workers: usize) -> Vec<Vec<RestoredGroup>
     split
 }
 
-fn runtime(name: &str) -> Result<Runtime, Failure> {
+fn runtime(name: &str, on_start: fn()) -> Result<Runtime, Failure> {
     tokio::runtime::Builder::new_multi_thread()
+        .on_thread_start(on_start)
         .worker_threads(1)
         .thread_name(name)
         .enable_all()
