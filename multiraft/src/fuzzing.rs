@@ -5,6 +5,7 @@ use crate::types::{Entry, EntryId, GroupId, Index, Membership, NodeId, Payload, 
 use crate::wire::{FrameEncoder, GroupMessage, decode};
 use bytes::Bytes;
 use raft_core::{AppendOutcome, Envelope, Message, Round};
+use std::time::Duration;
 
 /// A frame between nodes.
 pub fn frame(data: &[u8]) -> bool {
@@ -76,6 +77,12 @@ fn messages() -> Vec<Message> {
         Message::HeartbeatReply {
             round,
             matched: index,
+            pledge: Duration::from_millis(300),
+        },
+        Message::ReadIndex { request: 1 << 40 },
+        Message::ReadIndexReply {
+            request: 1 << 40,
+            index,
         },
         Message::TimeoutNow,
     ]

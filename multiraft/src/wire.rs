@@ -34,6 +34,7 @@ use bytes::Bytes;
 use raft_core::{AppendOutcome, Envelope, Message, Round};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 #[cfg(test)]
 mod tests;
@@ -166,9 +167,19 @@ impl FrameEncoder {
                 put_difference(out, replicated.0, commit.0);
                 put_varint(out, round.0);
             }
-            Message::HeartbeatReply { round, matched } => {
+            Message::HeartbeatReply {
+                round,
+                matched,
+                pledge,
+            } => {
                 put_varint(out, round.0);
                 put_varint(out, matched.0);
+                put_varint(out, u64::try_from(pledge.as_millis()).unwrap_or(ORDINAL_MAX));
+            }
+            Message::ReadIndex { request } => put_varint(out, *request),
+            Message::ReadIndexReply { request, index } => {
+                put_varint(out, *request);
+                put_varint(out, index.0);
             }
             Message::TimeoutNow => {}
         }
@@ -340,6 +351,14 @@ impl Reader<'_> {
             HEARTBEAT_REPLY => Message::HeartbeatReply {
                 round: Round(self.ordinal("round")?),
                 matched: self.index()?,
+                pledge: Duration::from_millis(self.ordinal("pledge")?),
+            },
+            READ_INDEX => Message::ReadIndex {
+                request: self.varint()?,
+            },
+            READ_INDEX_REPLY => Message::ReadIndexReply {
+                request: self.varint()?,
+                index: self.index()?,
             },
             TIMEOUT_NOW => Message::TimeoutNow,
             _ => return Err(DecodeError::Kind(kind)),
@@ -551,6 +570,8 @@ fn kind_of(message: &Message) -> u8 {
         Message::Heartbeat { .. } => HEARTBEAT,
         Message::HeartbeatReply { .. } => HEARTBEAT_REPLY,
         Message::TimeoutNow => TIMEOUT_NOW,
+        Message::ReadIndex { .. } => READ_INDEX,
+        Message::ReadIndexReply { .. } => READ_INDEX_REPLY,
     }
 }
 
@@ -640,6 +661,8 @@ const APPEND_REJECTED: u8 = 7;
 const HEARTBEAT: u8 = 8;
 const HEARTBEAT_REPLY: u8 = 9;
 const TIMEOUT_NOW: u8 = 10;
+const READ_INDEX: u8 = 11;
+const READ_INDEX_REPLY: u8 = 12;
 
 const ENTRY_NOOP: u8 = 0;
 const ENTRY_COMMAND: u8 = 1;

@@ -123,9 +123,19 @@ impl Display for Message {
                 let replicated = Mark("replicated", *replicated);
                 write!(f, "Heartbeat round={round} commit={commit}{replicated}")
             }
-            Message::HeartbeatReply { round, matched } => {
-                write!(f, "HeartbeatReply round={round} matched={matched}")
+            Message::HeartbeatReply {
+                round,
+                matched,
+                pledge,
+            } => {
+                write!(f, "HeartbeatReply round={round} matched={matched}")?;
+                match pledge.is_zero() {
+                    true => Ok(()),
+                    false => write!(f, " pledge={pledge:?}"),
+                }
             }
+            Message::ReadIndex { request } => write!(f, "ReadIndex {request}"),
+            Message::ReadIndexReply { request, index } => write!(f, "ReadIndexReply {request} index={index}"),
             Message::TimeoutNow => write!(f, "TimeoutNow"),
         }
     }
@@ -268,8 +278,8 @@ impl Display for Status {
             Mark("truncated", self.truncated),
         ];
         marks.iter().try_for_each(|mark| write!(f, "{mark}"))?;
-        for (peer, matched) in &self.matched {
-            write!(f, " {peer}:{matched}")?;
+        for peer in &self.peers {
+            write!(f, " {}:{}", peer.id, peer.matched)?;
         }
         Ok(())
     }

@@ -10,12 +10,13 @@ use crate::quorum::{self, Outcome};
 use crate::ready::{Ignored, Refused};
 use crate::replica::Replica;
 use crate::role::{Role, Transfer};
-use crate::types::{EntryId, Instant, ReplicaId, Term};
+use crate::types::{EntryId, Index, Instant, ReplicaId, Term};
+use std::time::Duration;
 
 impl Replica {
     /// The envelope's term is ours or later.
     pub(crate) fn on_pre_vote(&mut self, from: ReplicaId, term: Term, last: EntryId) -> Result<(), Ignored> {
-        if self.is_leader_in_contact() {
+        if self.is_leader_in_contact() || self.is_pledged() {
             return Err(Ignored::LeaderInContact);
         }
         let granted = (term > self.hard.term || self.may_vote_for(from)) && last >= self.log.last();
@@ -52,7 +53,12 @@ impl Replica {
     }
 
     /// The envelope's term is ours by now.
-    pub(crate) fn on_vote(&mut self, from: ReplicaId, last: EntryId) -> Result<(), Ignored> {
+    pub(crate) fn on_vote(&mut self, from: ReplicaId, last: EntryId, transfer: bool) -> Result<(), Ignored> {
+        // A pledge outlives the term in which it was given. A campaign that a leader asked for is covered: that
+        // leader gave its lease up first.
+        if self.is_pledged() && !transfer {
+            return Err(Ignored::LeaderInContact);
+        }
         let granted = self.may_vote_for(from) && last >= self.log.last();
         if !granted {
             self.send(from, Message::VoteReply { granted });
@@ -89,6 +95,19 @@ impl Replica {
         }
     }
 
+    /// The wait is over. A pledge that still stands comes first.
+    pub(crate) fn begin_campaign(&mut self) {
+        if !self.is_pledged() {
+            return self.become_pre_candidate();
+        }
+        let until = self.pledged_until;
+        match &mut self.role {
+            Role::Follower(follower) => follower.deadline = until,
+            Role::PreCandidate(campaign) | Role::Candidate(campaign) => campaign.deadline = until,
+            Role::Leader(_) => {}
+        }
+    }
+
     pub(crate) fn on_timeout_now(&mut self, from: ReplicaId) -> Result<(), Ignored> {
         self.follow(from);
         if !self.may_campaign() {
@@ -113,6 +132,22 @@ impl Replica {
             (Outcome::Won, _) => self.become_leader(),
             (Outcome::Lost, _) => self.become_follower(self.hard.term, None),
         }
+    }
+
+    /// The pledge that goes with an answer to our leader. Only in a term that is durable: a replica that
+    /// restarts in term 0 was never asked for one.
+    pub(crate) fn pledge(&mut self) -> Duration {
+        if !self.options.leases || self.writes.hard_durable().term != self.hard.term {
+            return Duration::ZERO;
+        }
+        let pledge = self.options.election_timeout_min;
+        self.pledged_until = self.now + pledge;
+        pledge
+    }
+
+    /// True while a leader may count on this replica to support nobody else, whatever term it is in by now.
+    pub(crate) fn is_pledged(&self) -> bool {
+        self.now < self.pledged_until
     }
 
     /// True while this replica must not help anyone else to lead.
@@ -147,7 +182,8 @@ impl Replica {
             }),
             Message::Heartbeat { round, .. } => Message::HeartbeatReply {
                 round: *round,
-                matched: crate::types::Index(0),
+                matched: Index(0),
+                pledge: Duration::ZERO,
             },
             _ => return Err(Ignored::StaleTerm),
         };
@@ -195,6 +231,7 @@ impl Replica {
             if let Some(transfer) = &mut leader.transfer {
                 transfer.told = true;
             }
+            leader.is_lease_given_up = true;
             self.send(target, Message::TimeoutNow);
         }
     }

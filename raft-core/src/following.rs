@@ -76,7 +76,16 @@ impl Replica {
         } else {
             Index(0)
         };
-        self.send(from, Message::HeartbeatReply { round, matched });
+        let pledge = self.pledge();
+        self.send(
+            from,
+            Message::HeartbeatReply {
+                round,
+                matched,
+                pledge,
+            },
+        );
+        self.ask_again();
         Ok(())
     }
 

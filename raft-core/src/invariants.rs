@@ -1,7 +1,8 @@
 //! The named checks, run at the end of every call, in release builds too. Each is O(1) or O(peers).
-//! The list with the full text is in the crate docs; I9 and I11 wait for membership changes and leases.
+//! The list with the full text is in the crate docs; I9 is asserted where memberships are appended.
 
 use crate::message::{AppendOutcome, Envelope, Message};
+use crate::quorum;
 use crate::replica::Replica;
 use crate::role::Role;
 use crate::types::{EntryId, HardState, Index};
@@ -93,6 +94,7 @@ impl Replica {
                 assert!(self.may_campaign(), "I12: {} campaigns and is no voter", self.id);
             }
             Role::Leader(leader) => {
+                self.check_lease();
                 let last = self.log.last().index;
                 for peer in &leader.peers {
                     assert!(
@@ -102,6 +104,18 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// I11: whoever is counted on was heard since, and will support nobody else for at most a timeout.
+    fn check_lease(&self) {
+        if !self.options.leases || quorum::is_sole_voter(self.memberships.effective(), self.id) {
+            return;
+        }
+        let (end, contact) = (self.lease_end(), self.quorum_contact());
+        assert!(
+            end <= contact + self.options.election_timeout_min,
+            "I11: a lease until {end:?}, contact at {contact:?}"
+        );
     }
 
     /// I1 and I8 at the door: what leaves without waiting for a write asserts only what is durable already.

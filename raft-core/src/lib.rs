@@ -5,8 +5,8 @@
 //! A [`Replica`] is driven by its host with four kinds of calls.
 //!
 //! * **Inputs**: `step` (a message), `tick` (its deadline passed), `propose`, `propose_stamp`, `propose_change`,
-//!   `read`, `transfer_leadership`, `campaign`, `offer` and `install` (a snapshot), `truncate`, `unreachable`. Messages
-//!   may be lost, repeated and reordered; so may offers and installs.
+//!   `read`, `read_as`, `transfer_leadership`, `campaign`, `offer` and `install` (a snapshot), `truncate`,
+//!   `unreachable`. Messages may be lost, repeated and reordered; so may offers and installs.
 //! * **Completions**: `on_durable`, `on_applied`, `on_checkpointed`, `on_fetched`, `on_snapshot_sent`. Each answers
 //!   an output, in the order in which the outputs were given, and none is lost short of a crash. (Fetches and
 //!   snapshots of different peers are answered in any order.)
@@ -39,7 +39,10 @@
 //! * **I9** A leader appends a membership only after the one before it is committed, voters change by way of a
 //!   joint membership only, and a joint membership needs both majorities.
 //! * **I10** `matched < next` for every peer, and what is in flight to it is bounded.
-//! * **I11** A lease never outlives the quorum's loyalty. (Leases are not here yet.)
+//! * **I11** A lease never outlives the quorum's loyalty: it is counted from the moment the heartbeat left, it is
+//!   shorter than the pledge by what clocks may drift, a pledged replica neither votes nor campaigns in any term,
+//!   one that restarts behaves as if it were pledged, and a leader gives its lease up before it tells another
+//!   to campaign.
 //! * **I12** Only a voter campaigns (of the membership in force, or of the committed one while its removal is
 //!   not committed), and only voters are counted.
 //!
@@ -58,7 +61,7 @@
 //!
 //! # What is missing
 //!
-//! Leases, node-level liveness (an idle group still exchanges heartbeats).
+//! Node-level liveness (an idle group still exchanges heartbeats).
 
 mod describe;
 mod election;
@@ -90,9 +93,10 @@ pub use limits::MEMBERS_MAX;
 pub use membership::MemberChange;
 pub use message::{AppendOutcome, Envelope, Message};
 pub use options::Options;
+pub use read::ReadPolicy;
 pub use ready::{
-    ChangeRefused, Ignored, LeadershipChange, LogFetch, LogWrite, OrderId, Proposal, ReadGrant, Ready,
-    Refused, RoleKind, Snapshot, SnapshotOrder, SnapshotOutcome, Status,
+    ChangeRefused, Ignored, LeadershipChange, LogFetch, LogWrite, OrderId, PeerStatus, Proposal, ReadGrant,
+    Ready, Refused, RoleKind, Sending, Snapshot, SnapshotOrder, SnapshotOutcome, Status,
 };
 pub use replica::{Replica, Restored};
 pub use types::{

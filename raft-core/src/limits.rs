@@ -10,6 +10,9 @@ pub(crate) const TAIL_STRETCH: u64 = 4;
 /// How exactly the cost of entries is known that are not in memory.
 pub(crate) const MILESTONE_BYTES: u64 = 64 << 10;
 
+/// Rounds of contact whose sending time a leader remembers: more than are in flight to a peer that counts.
+pub(crate) const ROUNDS_REMEMBERED: usize = 16;
+
 /// Voters of one half whose tally needs no allocation.
 pub(crate) const VOTERS_INLINE: usize = 8;
 

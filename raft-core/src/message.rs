@@ -2,6 +2,7 @@
 //! The byte form lives in multiraft's wire module; the text form in `describe.rs`.
 
 use crate::types::{Entry, EntryId, Index, ReplicaId, Round, Term};
+use std::time::Duration;
 
 /// A message with its sender, receiver and the sender's term.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,6 +71,21 @@ pub enum Message {
         round: Round,
         /// The last index that is durable here and known to match the leader's log in this term.
         matched: Index,
+        /// Its sender supports nobody else for this long after the heartbeat came. Zero: no pledge. Whole
+        /// milliseconds on the wire.
+        pledge: Duration,
+    },
+    /// A follower's reads wait: which index must they see?
+    ReadIndex {
+        /// Its sender's number for the question; never used again, not even after a restart.
+        request: u64,
+    },
+    /// The answer to `ReadIndex`: a quorum confirmed the leader after the question came.
+    ReadIndexReply {
+        /// The question.
+        request: u64,
+        /// What was committed then.
+        index: Index,
     },
     /// Campaign now, in the term after the envelope's: leadership is yours to take (thesis §3.10).
     TimeoutNow,

@@ -12,6 +12,16 @@ pub struct Options {
     pub election_timeout_max: Duration,
     /// A leader contacts each peer at least this often.
     pub heartbeat_interval: Duration,
+    /// Followers pledge, with every answer to a heartbeat, to support nobody else for `election_timeout_min`, and
+    /// leaders serve lease reads while a quorum is pledged. A voter that restarts keeps silent that long: it may
+    /// have pledged. The host's clock must count suspended time. To lower the timeouts of a group with leases,
+    /// switch them off first: a pledge must not outlive a restart.
+    pub leases: bool,
+    /// How much faster or slower than true time any clock of the group may run. Leases end that much earlier.
+    pub clock_drift_percent: u32,
+    /// Waits this much longer than others before it campaigns: a hint that they should lead rather. Nobody
+    /// depends on it.
+    pub campaign_delay: Duration,
     /// Most bytes of entries in one append (one entry may exceed it).
     pub append_bytes_max: usize,
     /// Most bytes of entries in flight to one peer.
@@ -33,6 +43,9 @@ impl Default for Options {
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(600),
             heartbeat_interval: Duration::from_millis(100),
+            leases: false,
+            clock_drift_percent: 10,
+            campaign_delay: Duration::ZERO,
             append_bytes_max: 256 << 10,
             inflight_bytes_max: 4 << 20,
             inflight_messages_max: 64,
@@ -64,6 +77,10 @@ impl Options {
                 "inflight_messages_max must be at least 1",
             ),
             (
+                self.clock_drift_percent < 100,
+                "clock_drift_percent must be below 100",
+            ),
+            (
                 !self.heartbeat_interval.is_zero(),
                 "heartbeat_interval must not be zero",
             ),
@@ -72,5 +89,12 @@ impl Options {
             None => Ok(()),
             Some((_, text)) => Err((*text).to_owned()),
         }
+    }
+
+    /// How long a leader may count on a pledge of `pledged`, from the moment its heartbeat left: the shortest
+    /// time by our clock that any follower's clock may take for it.
+    pub(crate) fn lease_of(&self, pledged: Duration) -> Duration {
+        let drift = self.clock_drift_percent;
+        pledged.min(self.election_timeout_min) * (100 - drift) / (100 + drift)
     }
 }

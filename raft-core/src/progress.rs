@@ -11,7 +11,7 @@
 
 use crate::log::Log;
 use crate::options::Options;
-use crate::ready::OrderId;
+use crate::ready::{OrderId, PeerStatus, Sending};
 use crate::types::{Index, Instant, ReplicaId, Round};
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -28,6 +28,8 @@ pub(crate) struct Peer {
     pub(crate) heard: Instant,
     /// The last round it echoed.
     pub(crate) round: Round,
+    /// Until then, by our clock, it supports nobody else.
+    pub(crate) pledged: Instant,
     pub(crate) progress: Progress,
     /// The first index of an outstanding fetch for it.
     pub(crate) fetching: Option<Index>,
@@ -126,8 +128,23 @@ impl Peer {
             next: last.next(),
             heard: now,
             round: Round(0),
+            pledged: Instant(0),
             progress: Progress::Probe { sent: None },
             fetching: None,
+        }
+    }
+
+    pub(crate) fn status(&self, now: Instant) -> PeerStatus {
+        PeerStatus {
+            id: self.id,
+            matched: self.matched,
+            next: self.next,
+            sending: match &self.progress {
+                Progress::Probe { .. } => Sending::Probe,
+                Progress::Replicate(_) => Sending::Pipeline,
+                Progress::Snapshot { .. } => Sending::Snapshot,
+            },
+            silent: now - self.heard,
         }
     }
 

@@ -4,6 +4,7 @@
 use crate::message::Envelope;
 use crate::types::{Entry, EntryId, HardState, Index, Membership, ReadId, ReplicaId, Stamp, Term, WriteId};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// What the host must do now. Dropping one loses votes and entries.
 #[must_use]
@@ -232,8 +233,36 @@ pub struct Status {
     pub truncated: Index,
     /// The effective membership.
     pub membership: Membership,
-    /// For a leader: each other member and the last index known durable there.
-    pub matched: Vec<(ReplicaId, Index)>,
+    /// For a leader: each other member, in id order.
+    pub peers: Vec<PeerStatus>,
+    /// For a leader: how long ago, at its last input, it last heard a quorum. Zero for a sole voter.
+    pub since_quorum_contact: Option<Duration>,
+}
+
+/// What a leader knows of another member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Which.
+    pub id: ReplicaId,
+    /// The last index known durable there.
+    pub matched: Index,
+    /// The next index to send.
+    pub next: Index,
+    /// How entries are sent to it.
+    pub sending: Sending,
+    /// How long ago, at the leader's last input, it was last heard in this term, or became a peer.
+    pub silent: Duration,
+}
+
+/// How entries are sent to a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sending {
+    /// One append at a time, until it is known where the logs agree.
+    Probe,
+    /// As they come, within the window.
+    Pipeline,
+    /// The entries it needs are gone: it waits for a snapshot.
+    Snapshot,
 }
 
 /// A proposal's stamp and payload; re-exported so that hosts name them once.

@@ -8,7 +8,7 @@ use crate::membership::{MemberChange, Memberships};
 use crate::message::{AppendOutcome, Envelope, Message};
 use crate::options::Options;
 use crate::progress::Progress;
-use crate::quorum;
+use crate::read::{Asking, ReadPolicy};
 use crate::ready::{
     Ignored, LeadershipChange, LogFetch, OrderId, ReadGrant, Ready, Refused, Snapshot, SnapshotOrder,
     SnapshotOutcome, Status,
@@ -22,6 +22,7 @@ use crate::types::{
 use crate::writes::Writes;
 use bytes::Bytes;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 /// What a replica is rebuilt from after a restart, or born with.
 #[derive(Clone, Debug, Default)]
@@ -66,6 +67,9 @@ pub struct Replica {
     pub(crate) memberships: Memberships,
     pub(crate) writes: Writes,
     pub(crate) marks: Marks,
+    /// Until then it supports nobody but a leader that it answered, or may have answered before it restarted.
+    pub(crate) pledged_until: Instant,
+    pub(crate) asking: Asking,
     pub(crate) outbox: Outbox,
     pub(crate) shipments: Shipments,
     /// The snapshot that takes log and state's place, until that is durable.
@@ -111,7 +115,8 @@ impl Outbox {
 
 impl Replica {
     /// Rebuilds a replica, as a follower that has heard nobody yet. Everything in `restored` is durable.
-    /// `seed` spreads election timeouts: replicas of a group need different ones.
+    /// `seed` spreads election timeouts and numbers questions: replicas of a group need different ones, and so
+    /// does every start of a replica.
     ///
     /// Panics when `restored` contradicts itself: a store must not hand out a damaged log.
     pub fn new(id: ReplicaId, restored: Restored, options: Options, seed: u64, now: Instant) -> Replica {
@@ -124,6 +129,7 @@ impl Replica {
         }
         let mut rng = Rng::new(seed ^ id.0.rotate_left(32));
         let timeout = rng.duration(options.election_timeout_min, options.election_timeout_max);
+        let timeout = timeout + options.campaign_delay;
         let follower = Follower {
             leader: None,
             contact: None,
@@ -133,6 +139,12 @@ impl Replica {
             owed: None,
         };
         let hard = restored.hard_state;
+        let may_have_pledged = options.leases && hard.term > Term(0);
+        let silence = if may_have_pledged {
+            options.election_timeout_min
+        } else {
+            Duration::ZERO
+        };
         let mut replica = Replica {
             id,
             options,
@@ -151,6 +163,8 @@ impl Replica {
                 replicated: restored.truncated.index,
                 released: Index(0),
             },
+            pledged_until: now + silence,
+            asking: Asking::new(seed ^ id.0.rotate_left(32)),
             outbox: Outbox::default(),
             shipments: Shipments::default(),
             installing: None,
@@ -178,17 +192,18 @@ impl Replica {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             match self.role {
                 Role::Leader(_) => self.tick_leader(),
-                Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => self.become_pre_candidate(),
+                Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => self.begin_campaign(),
             }
         }
         self.check_invariants();
     }
 
     /// Campaigns now, without waiting for the election timeout and without asking first. For a group that is
-    /// known to have no leader, as when it is founded. A leader and a non-voter do nothing.
+    /// known to have no leader, as when it is founded. A leader and a non-voter do nothing, nor does a replica
+    /// that is pledged to a leader.
     pub fn campaign(&mut self, now: Instant) {
         self.advance_clock(now);
-        if self.may_campaign() && !self.is_leader() {
+        if self.may_campaign() && !self.is_leader() && !self.is_pledged() {
             self.become_candidate(false);
         }
         self.check_invariants();
@@ -228,17 +243,29 @@ impl Replica {
         result
     }
 
-    /// Asks to read what is committed now. Answered by `Ready.reads` or `Ready.reads_refused`, once.
+    /// Asks to read what is committed now, as `ReadPolicy::Confirmed`.
     pub fn read(&mut self, now: Instant, read: ReadId) -> Result<(), Refused> {
+        self.read_as(now, read, ReadPolicy::Confirmed)
+    }
+
+    /// Asks to read. Answered by `Ready.reads` or `Ready.reads_refused`, once.
+    pub fn read_as(&mut self, now: Instant, read: ReadId, policy: ReadPolicy) -> Result<(), Refused> {
         self.advance_clock(now);
-        let refused = Refused::NotLeader(self.leader());
-        let Role::Leader(leader) = &mut self.role else {
-            return Err(refused);
-        };
-        // Everything committed before this term is before its first entry, known to us as committed or not.
-        leader.reads.add(read, self.marks.commit.max(leader.first));
+        let result = self.add_read(read, policy);
         self.check_invariants();
-        Ok(())
+        result
+    }
+
+    /// This replica has just been made, on this or any disk, and never ran before: it cannot have pledged
+    /// itself to anyone, so it need not keep silent as after a restart.
+    pub fn never_ran(&mut self) {
+        self.pledged_until = Instant(0);
+    }
+
+    /// Waits this much longer than others before it campaigns, from its next wait on: a hint that they should
+    /// lead rather. See `Options::campaign_delay`.
+    pub fn set_campaign_delay(&mut self, delay: Duration) {
+        self.options.campaign_delay = delay;
     }
 
     /// Hands leadership to `target`, a voter: proposals are refused until it leads or an election timeout has
@@ -418,9 +445,12 @@ impl Replica {
 
     /// Its state at a glance.
     pub fn status(&self) -> Status {
-        let matched = match &self.role {
-            Role::Leader(leader) => leader.peers.iter().map(|peer| (peer.id, peer.matched)).collect(),
-            _ => Vec::new(),
+        let (peers, since_quorum_contact) = match &self.role {
+            Role::Leader(leader) => (
+                leader.peers.iter().map(|peer| peer.status(self.now)).collect(),
+                Some(self.now - self.quorum_contact()),
+            ),
+            _ => (Vec::new(), None),
         };
         Status {
             id: self.id,
@@ -433,7 +463,8 @@ impl Replica {
             applied: self.marks.applied,
             truncated: self.log.truncated().index,
             membership: self.membership().clone(),
-            matched,
+            peers,
+            since_quorum_contact,
         }
     }
 
@@ -483,7 +514,7 @@ impl Replica {
         }
         match message {
             Message::PreVote { .. } | Message::PreVoteReply { .. } => Err(Ignored::StaleReply),
-            Message::Vote { last, .. } => self.on_vote(from, last),
+            Message::Vote { last, transfer } => self.on_vote(from, last, transfer),
             Message::VoteReply { granted } => self.on_vote_reply(from, granted),
             Message::Append {
                 previous,
@@ -500,7 +531,13 @@ impl Replica {
                 replicated,
                 round,
             } => self.on_heartbeat(from, round, (commit, replicated)),
-            Message::HeartbeatReply { round, matched } => self.on_heartbeat_reply(from, round, matched),
+            Message::HeartbeatReply {
+                round,
+                matched,
+                pledge,
+            } => self.on_heartbeat_reply(from, round, matched, pledge),
+            Message::ReadIndex { request } => self.on_read_index(from, request),
+            Message::ReadIndexReply { request, index } => self.on_read_index_reply(request, index),
             Message::TimeoutNow => self.on_timeout_now(from),
         }
     }
@@ -511,7 +548,7 @@ impl Replica {
         let leader = match message {
             Message::Vote { transfer, .. } => {
                 let asked_by_leader = *transfer && term == self.hard.term.next();
-                if self.is_leader_in_contact() && !asked_by_leader {
+                if (self.is_leader_in_contact() || self.is_pledged()) && !asked_by_leader {
                     return Err(Ignored::LeaderInContact);
                 }
                 None
@@ -584,45 +621,6 @@ impl Replica {
 
 /// Parts of `ready`.
 impl Replica {
-    fn are_reads_due(&self) -> bool {
-        match &self.role {
-            Role::Leader(leader) => leader.reads.is_round_due() && self.marks.commit >= leader.first,
-            _ => false,
-        }
-    }
-
-    /// Waiting reads leave with one round; a sole voter needs none.
-    fn start_reads(&mut self) {
-        if !self.are_reads_due() {
-            return;
-        }
-        let alone = quorum::is_sole_voter(self.memberships.effective(), self.id);
-        if !alone {
-            self.broadcast_heartbeat();
-        }
-        if let Role::Leader(leader) = &mut self.role {
-            if alone {
-                self.outbox.reads.extend(leader.reads.take_waiting());
-            } else {
-                leader.reads.start(leader.round);
-            }
-        }
-    }
-
-    /// Grants the reads of the round in flight when a quorum echoed it or a later one.
-    pub(crate) fn confirm_reads(&mut self) {
-        let Role::Leader(leader) = &mut self.role else {
-            return;
-        };
-        if leader.reads.round_in_flight().is_none() {
-            return;
-        }
-        let own = (self.id, leader.round);
-        let echoed = |id| leader.of_member(id, own, |peer| peer.round);
-        let round = quorum::agreed(self.memberships.effective(), echoed).unwrap_or_default();
-        self.outbox.reads.extend(leader.reads.confirm(round));
-    }
-
     fn take_committed(&mut self) -> Vec<Entry> {
         let through = self.committed_through();
         if through <= self.marks.handed {

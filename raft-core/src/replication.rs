@@ -9,8 +9,9 @@ use crate::quorum;
 use crate::ready::{Ignored, LogFetch, Refused};
 use crate::replica::Replica;
 use crate::role::Role;
-use crate::types::{Entry, EntryId, Index, Payload, ReplicaId, Round};
+use crate::types::{Entry, EntryId, Index, Instant, Payload, ReplicaId, Round};
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
 impl Replica {
     /// Appends proposals of one turn, or says why not.
@@ -105,15 +106,18 @@ impl Replica {
         from: ReplicaId,
         round: Round,
         matched: Index,
+        pledge: Duration,
     ) -> Result<(), Ignored> {
         let (base, last) = (self.log.truncated().index, self.log.last().index);
         let now = self.now;
+        let pledged = self.pledged_until(round, pledge);
         let (peer, options) = self.hear(from)?;
         assert!(
             matched <= last,
             "I8: {from} holds {matched}, our last entry is {last}"
         );
         peer.round = peer.round.max(round);
+        peer.pledged = peer.pledged.max(pledged);
         let is_news = peer.on_matched(now, matched);
         peer.leave_snapshot(base);
         peer.recover_lost(now, matched, options);
@@ -125,9 +129,20 @@ impl Replica {
         Ok(())
     }
 
+    /// How long we may count on a pledge that came with the echo of `round`.
+    fn pledged_until(&self, round: Round, pledge: Duration) -> Instant {
+        match &self.role {
+            Role::Leader(leader) if !pledge.is_zero() => {
+                let left = leader.rounds.left_at(round);
+                left.map_or(Instant(0), |left| left + self.options.lease_of(pledge))
+            }
+            _ => Instant(0),
+        }
+    }
+
     /// An answer to us as the leader of this term: from whom, and whatever it says, something may be sendable
     /// now.
-    fn hear(&mut self, from: ReplicaId) -> Result<(&mut Peer, &Options), Ignored> {
+    pub(crate) fn hear(&mut self, from: ReplicaId) -> Result<(&mut Peer, &Options), Ignored> {
         let Role::Leader(leader) = &mut self.role else {
             return Err(Ignored::StaleReply);
         };
@@ -163,6 +178,7 @@ impl Replica {
             return;
         };
         leader.round = Round(leader.round.0 + 1);
+        leader.rounds.on_sent(leader.round, self.now);
         leader.heartbeat_at = self.now + self.options.heartbeat_interval;
         for peer in &leader.peers {
             let message = Message::Heartbeat {

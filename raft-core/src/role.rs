@@ -11,7 +11,7 @@
 
 use crate::message::Message;
 use crate::progress::Peer;
-use crate::read::Reads;
+use crate::read::{Reads, Rounds};
 use crate::ready::{Refused, RoleKind};
 use crate::replica::Replica;
 use crate::types::{HardState, Index, Instant, Payload, ReplicaId, Round, Stamp, Term};
@@ -77,7 +77,11 @@ pub(crate) struct Leader {
     pub(crate) heartbeat_at: Instant,
     /// The last round of contact that left.
     pub(crate) round: Round,
+    /// When the last rounds left.
+    pub(crate) rounds: Rounds,
     pub(crate) reads: Reads,
+    /// No lease reads for the rest of this term.
+    pub(crate) is_lease_given_up: bool,
     pub(crate) transfer: Option<Transfer>,
     /// Something may be sendable; cleared by `ready`.
     pub(crate) sends_due: bool,
@@ -128,6 +132,7 @@ impl Replica {
     /// Follows `leader` in `term`, which is this term or a later one.
     pub(crate) fn become_follower(&mut self, term: Term, leader: Option<ReplicaId>) {
         self.enter_term(term, None);
+        self.refuse_asked(leader);
         let timeout = self.draw_timeout();
         let follower = Follower {
             leader,
@@ -148,6 +153,7 @@ impl Replica {
     /// Asks whether a campaign would succeed, without disturbing anyone (thesis §9.6).
     pub(crate) fn become_pre_candidate(&mut self) {
         assert!(!self.is_leader(), "a leader does not campaign");
+        self.refuse_asked(None);
         let campaign = self.new_campaign(vec![(self.id, true)]);
         self.role = Role::PreCandidate(campaign);
         let last = self.log.last();
@@ -162,6 +168,12 @@ impl Replica {
     /// durable (I1).
     pub(crate) fn become_candidate(&mut self, transfer: bool) {
         assert!(!self.is_leader(), "a leader does not campaign");
+        assert!(
+            transfer || !self.is_pledged(),
+            "I11: {} campaigns and is pledged",
+            self.id
+        );
+        self.refuse_asked(None);
         self.enter_term(self.hard.term.next(), Some(self.id));
         let campaign = self.new_campaign(Vec::new());
         self.role = Role::Candidate(campaign);
@@ -185,7 +197,9 @@ impl Replica {
             first: last.next(),
             heartbeat_at: self.now + self.options.heartbeat_interval,
             round: Round(0),
+            rounds: Rounds::default(),
             reads: Reads::default(),
+            is_lease_given_up: false,
             transfer: None,
             sends_due: true,
         }));
@@ -208,7 +222,7 @@ impl Replica {
 
     pub(crate) fn draw_timeout(&mut self) -> Duration {
         let Replica { rng, options, .. } = self;
-        rng.duration(options.election_timeout_min, options.election_timeout_max)
+        rng.duration(options.election_timeout_min, options.election_timeout_max) + options.campaign_delay
     }
 
     fn other_voters(&self) -> Vec<ReplicaId> {

@@ -88,9 +88,15 @@ fn small_message() -> impl Strategy<Value = Message> {
             replicated: Index(replicated),
             round: Round(round),
         }),
-        (n(), n()).prop_map(|(round, matched)| Message::HeartbeatReply {
+        (n(), n(), n()).prop_map(|(round, matched, pledge)| Message::HeartbeatReply {
             round: Round(round),
             matched: Index(matched),
+            pledge: Duration::from_millis(pledge),
+        }),
+        any::<u64>().prop_map(|request| Message::ReadIndex { request }),
+        (any::<u64>(), n()).prop_map(|(request, index)| Message::ReadIndexReply {
+            request,
+            index: Index(index),
         }),
         Just(Message::TimeoutNow),
     ]

@@ -3,10 +3,12 @@
 
 use super::host::{Disk, Host};
 use crate::{
-    AppendOutcome, Entry, EntryId, Envelope, Index, Membership, Message, Payload, Replica, ReplicaId, Term,
+    AppendOutcome, Entry, EntryId, Envelope, Index, Instant, Membership, Message, Payload, Replica,
+    ReplicaId, Term,
 };
 use crate::{ReadGrant, ReadId};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 /// The history that the rules speak about.
 #[derive(Debug, Default)]
@@ -17,6 +19,9 @@ pub struct Checker {
     entries: BTreeMap<EntryId, (EntryId, Entry)>,
     /// State machine safety: what was committed, from index 1 on, and in which term that was first known.
     committed: Vec<(EntryId, Term)>,
+    /// When each of them was first known to be committed.
+    times: Vec<Instant>,
+    now: Instant,
     /// The commit index of each leader when it was last looked at.
     looked_at: BTreeMap<Term, Index>,
     /// How far each read must see.
@@ -71,9 +76,24 @@ impl Checker {
         self.memberships.insert(index, membership.clone());
     }
 
-    /// A read arrived: it must see everything committed by now, by whomever.
-    pub fn on_read(&mut self, read: ReadId) {
-        self.reads.insert(read, self.committed());
+    /// It is `now`.
+    pub fn on_time(&mut self, now: Instant) {
+        self.now = now;
+    }
+
+    /// A read arrived: it must see everything committed by now, by whomever, or by `age` before now.
+    pub fn on_read(&mut self, read: ReadId, now: Instant, age: Duration) {
+        let then = Instant(now.0.saturating_sub(age.as_nanos() as u64));
+        let least = match age.is_zero() {
+            true => self.committed(),
+            false => self.committed_before(then),
+        };
+        self.reads.insert(read, least);
+    }
+
+    fn committed_before(&self, then: Instant) -> Index {
+        let before = self.times.partition_point(|at| *at < then);
+        Index(before as u64)
     }
 
     /// A read was granted.
@@ -104,6 +124,7 @@ impl Checker {
                 .map_or(disk.truncated.term, |entry| entry.id.term);
             self.committed
                 .push((EntryId { term, index }, disk.hard_state.term));
+            self.times.push(self.now);
         }
     }
 
@@ -225,6 +246,7 @@ impl Checker {
             let index = Index(index);
             let of = replica.log.term(index).expect("the leader knows what it commits");
             self.committed.push((EntryId { term: of, index }, term));
+            self.times.push(self.now);
         }
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     EntryId, Envelope, Ignored, Index, Instant, LogFetch, MemberChange, Membership, NodeId, Options, OrderId,
     Ready, Refused, Replica, ReplicaId, Snapshot, SnapshotOrder, SnapshotOutcome, Stamp, Term,
 };
-use crate::{ReadId, RoleKind};
+use crate::{ReadId, ReadPolicy, RoleKind};
 use bytes::Bytes;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -30,8 +30,12 @@ pub struct Cluster {
     pub fetches: Vec<(ReplicaId, LogFetch)>,
     /// Snapshots ordered, and not yet there.
     pub parcels: Vec<Parcel>,
-    /// The time at every replica.
+    /// The true time.
     pub now: Instant,
+    /// How fast a replica's clock runs, in percent of the true one; 100 if it is not named.
+    pub rates: BTreeMap<ReplicaId, u64>,
+    /// Replicas whose process stands still: they get nothing, and their clock goes on.
+    pub paused: BTreeSet<ReplicaId>,
     /// Committed entries are applied as soon as they are handed out.
     pub apply_at_once: bool,
     /// Replicas whose outputs wait: several inputs then share one `ready`.
@@ -67,6 +71,8 @@ impl Cluster {
             fetches: Vec::new(),
             parcels: Vec::new(),
             now: Instant(0),
+            rates: BTreeMap::new(),
+            paused: BTreeSet::new(),
             apply_at_once: true,
             held: BTreeSet::new(),
             checker: Checker::default(),
@@ -178,10 +184,20 @@ impl Cluster {
     }
 
     /// Asks for a read.
-    pub fn read(&mut self, id: ReplicaId, read: ReadId) {
-        self.checker.on_read(read);
-        let result = self.input(id, |replica, now| replica.read(now, read));
+    pub fn read(&mut self, id: ReplicaId, read: ReadId, policy: ReadPolicy) {
+        let rate = self.rate(id);
+        let age = match policy {
+            ReadPolicy::Within(bound) => Duration::from_nanos(bound.as_nanos() as u64 * 100 / rate),
+            ReadPolicy::Confirmed | ReadPolicy::Lease | ReadPolicy::Here => Duration::ZERO,
+        };
+        self.checker.on_read(read, self.now, age);
+        let result = self.input(id, |replica, now| replica.read_as(now, read, policy));
         self.tell_refusal(id, "read", result.and_then(Result::err));
+    }
+
+    /// Makes a replica wait longer before it campaigns.
+    pub fn delay(&mut self, id: ReplicaId, delay: Duration) {
+        self.input(id, |replica, _| replica.set_campaign_delay(delay));
     }
 
     /// Carries out the outputs of a replica that was held.
@@ -202,25 +218,43 @@ impl Cluster {
             self.tell(format_args!("{id} waits for nothing"));
             return;
         };
-        self.now = self.now.max(deadline);
+        self.now = self.now.max(self.true_time(id, deadline));
         self.input(id, Replica::tick);
     }
 
     /// The time that the next replica waits for.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let up = self.hosts.values().filter_map(|host| host.replica.as_ref());
-        up.filter_map(Replica::deadline).min()
+        self.deadlines().map(|(deadline, _)| deadline).min()
+    }
+
+    /// What each running replica waits for, in true time.
+    fn deadlines(&self) -> impl Iterator<Item = (Instant, ReplicaId)> + '_ {
+        let running = self.hosts.values().filter(|host| !self.paused.contains(&host.id));
+        running.filter_map(|host| {
+            let deadline = host.replica.as_ref()?.deadline()?;
+            Some((self.true_time(host.id, deadline), host.id))
+        })
+    }
+
+    fn rate(&self, id: ReplicaId) -> u64 {
+        self.rates.get(&id).copied().unwrap_or(100)
+    }
+
+    /// What a replica's clock says now.
+    fn local_time(&self, id: ReplicaId) -> Instant {
+        Instant(self.now.0 * self.rate(id) / 100)
+    }
+
+    /// When a replica's clock says `local`.
+    fn true_time(&self, id: ReplicaId, local: Instant) -> Instant {
+        Instant((local.0 * 100).div_ceil(self.rate(id)))
     }
 
     /// Lets time pass; whoever waits for something gets it when it is due.
     pub fn advance(&mut self, duration: Duration) {
         let end = self.now + duration;
         loop {
-            let due = self
-                .up()
-                .into_iter()
-                .filter_map(|id| Some((self.replica(id)?.deadline()?, id)));
-            match due.min() {
+            match self.deadlines().min() {
                 Some((deadline, id)) if deadline <= end => {
                     self.now = self.now.max(deadline);
                     self.input(id, Replica::tick);
@@ -238,6 +272,11 @@ impl Cluster {
         };
         let text = self.transcript.is_some().then(|| envelope.to_string());
         let to = envelope.to;
+        if self.paused.contains(&to) {
+            let queue = self.links.get_mut(&link).expect("it was just there");
+            queue.insert(position.min(queue.len()), envelope);
+            return;
+        }
         if let Some(Err(ignored)) = self.input(to, |replica, now| replica.step(now, envelope)) {
             self.tell(format_args!(
                 "{to} ignores {}: {ignored}",
@@ -441,6 +480,7 @@ impl Cluster {
     pub fn crash(&mut self, id: ReplicaId) {
         self.host(id).crash();
         self.held.remove(&id);
+        self.paused.remove(&id);
         self.fetches.retain(|(from, _)| *from != id);
         self.parcels.retain(|parcel| parcel.from != id);
         self.answer_parcel(id, SnapshotOutcome::Failed);
@@ -459,7 +499,7 @@ impl Cluster {
     /// Starts a replica from its disk.
     pub fn restart(&mut self, id: ReplicaId) {
         self.answer_parcel(id, SnapshotOutcome::Failed);
-        let (options, seed, now) = (self.options.clone(), self.seed, self.now);
+        let (options, seed, now) = (self.options.clone(), self.seed, self.local_time(id));
         let host = self.host(id);
         host.crash();
         host.restart(options, seed, now);
@@ -503,7 +543,8 @@ impl Cluster {
 
     /// Gives an input to a replica if it is up, then carries out what it says.
     fn input<T>(&mut self, id: ReplicaId, input: impl FnOnce(&mut Replica, Instant) -> T) -> Option<T> {
-        let now = self.now;
+        let now = self.local_time(id);
+        self.checker.on_time(self.now);
         let replica = self.hosts.get_mut(&id)?.replica.as_mut()?;
         let before = State::of(replica);
         let result = input(replica, now);

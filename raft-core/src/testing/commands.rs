@@ -3,7 +3,8 @@
 use super::cluster::{Cluster, Link, Parcel};
 use super::host::Disk;
 use crate::{
-    Entry, EntryId, Index, MemberChange, Membership, NodeId, Options, Payload, ReadId, ReplicaId, Stamp,
+    Entry, EntryId, Index, MemberChange, Membership, NodeId, Options, Payload, ReadId, ReadPolicy, ReplicaId,
+    Stamp,
 };
 use bytes::Bytes;
 use std::collections::BTreeSet;
@@ -117,11 +118,17 @@ fn found(line: &Line<'_>) -> Result<Cluster, String> {
         uncommitted_bytes_max: line.size("uncommitted_bytes", defaults.uncommitted_bytes_max)?,
         tail_bytes_max: line.size("tail_bytes", defaults.tail_bytes_max)?,
         kept_bytes_max: line.value("kept_bytes", defaults.kept_bytes_max)?,
+        leases: line.pair("leases") == Some("on"),
         ..defaults
     };
     let membership = Cluster::membership(line.value("voters", 3)?, line.value("learners", 0)?);
     let mut cluster = Cluster::new(membership, options, line.value("seed", 0)?);
     cluster.apply_at_once = line.pair("apply") != Some("manual");
+    for pair in line.pair("rates").unwrap_or_default().split(',') {
+        if let Some((id, rate)) = pair.split_once(':') {
+            cluster.rates.insert(ReplicaId(number(id)?), number(rate)?);
+        }
+    }
     cluster.record();
     if let Some(leader) = line.pair("leader") {
         settle_with_leader(&mut cluster, ReplicaId(number(leader)?));
@@ -167,7 +174,12 @@ fn run(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
             cluster.change(line.replica(1)?, &changes);
         }
         "force" => cluster.force_membership(line.replica(1)?, membership(line)?),
-        "read" => cluster.read(line.replica(1)?, ReadId(line.number(2)?)),
+        "read" => cluster.read(line.replica(1)?, ReadId(line.number(2)?), policy(line)?),
+        "delay" => cluster.delay(line.replica(1)?, line.duration(2)?),
+        "pause" => cluster.paused.extend(line.replicas(1)?),
+        "resume" => line.replicas(1)?.iter().for_each(|id| {
+            cluster.paused.remove(id);
+        }),
         "transfer" => cluster.transfer(line.replica(1)?, line.replica(2)?),
         "tick" => line.replicas(1)?.into_iter().for_each(|id| cluster.tick(id)),
         "advance" => cluster.advance(Duration::from_millis(number(
@@ -274,6 +286,17 @@ fn sync(cluster: &mut Cluster, line: &Line<'_>) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// `lease`, `here`, `within 50ms`; confirmed without a word.
+fn policy(line: &Line<'_>) -> Result<ReadPolicy, String> {
+    match line.word(3) {
+        Err(_) => Ok(ReadPolicy::Confirmed),
+        Ok("lease") => Ok(ReadPolicy::Lease),
+        Ok("here") => Ok(ReadPolicy::Here),
+        Ok("within") => line.duration(4).map(ReadPolicy::Within),
+        Ok(word) => Err(format!("`{word}` is no way to read")),
+    }
 }
 
 /// `add=4,5@9 promote=4 demote=2 remove=3`: a new replica lives on the node of its number, or where it says.

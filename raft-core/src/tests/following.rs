@@ -30,6 +30,23 @@ fn follower(terms: &[u64]) -> Replica {
     Replica::new(ReplicaId(2), restored, Options::default(), 0, Instant(0))
 }
 
+/// The same, with leases; started at time 0.
+fn pledger(terms: &[u64]) -> Replica {
+    let mut replica = follower(terms);
+    replica.options.leases = true;
+    replica
+}
+
+fn tell_at(ms: u64, replica: &mut Replica, from: u64, term: u64, message: Message) -> Result<(), Ignored> {
+    let envelope = Envelope {
+        from: ReplicaId(from),
+        to: ReplicaId(2),
+        term: Term(term),
+        message,
+    };
+    replica.step(Instant(ms * 1_000_000), envelope)
+}
+
 fn tell(replica: &mut Replica, from: u64, term: u64, message: Message) -> Result<(), Ignored> {
     let envelope = Envelope {
         from: ReplicaId(from),
@@ -204,4 +221,60 @@ fn fetched_entries_are_sent_only_if_they_are_our_log() {
         replica.ready().messages[0].message,
         append(EntryId::ZERO, entries(&[1, 1]), 3)
     );
+}
+
+fn heartbeat() -> Message {
+    Message::Heartbeat {
+        commit: Index(0),
+        replicated: Index(0),
+        round: Round(1),
+    }
+}
+
+fn vote() -> Message {
+    Message::Vote {
+        last: EntryId::new(9, 9),
+        transfer: false,
+    }
+}
+
+/// Whoever was told a later term by anybody at all has no leader and no vote given, but it keeps its word.
+#[test]
+fn a_pledge_outlives_the_term_it_was_given_in() {
+    let mut replica = pledger(&[1]);
+    tell_at(10, &mut replica, 1, 1, heartbeat()).unwrap();
+    let reply = replica.ready().messages.pop().expect("a heartbeat is answered");
+    assert!(matches!(reply.message, Message::HeartbeatReply { pledge, .. } if !pledge.is_zero()));
+    let refused = Message::VoteReply { granted: false };
+    let _ = tell_at(11, &mut replica, 3, 5, refused);
+    assert_eq!(replica.status().hard_state.term, Term(5));
+    let early = tell_at(309, &mut replica, 3, 5, vote());
+    assert_eq!(early, Err(Ignored::LeaderInContact));
+    replica.campaign(Instant(309_000_000));
+    assert_eq!(
+        replica.status().hard_state.term,
+        Term(5),
+        "it does not campaign either"
+    );
+    assert_eq!(tell_at(310, &mut replica, 3, 5, vote()), Ok(()));
+}
+
+/// The leader that asked for the campaign gave its lease up first.
+#[test]
+fn a_campaign_that_a_leader_asked_for_is_not_held_up_by_a_pledge() {
+    let mut replica = pledger(&[1]);
+    tell_at(10, &mut replica, 1, 1, heartbeat()).unwrap();
+    let asked = Message::Vote {
+        last: EntryId::new(9, 9),
+        transfer: true,
+    };
+    assert_eq!(tell_at(11, &mut replica, 3, 2, asked), Ok(()));
+}
+
+#[test]
+fn nothing_is_pledged_in_a_term_that_is_not_durable() {
+    let mut replica = pledger(&[1]);
+    tell_at(10, &mut replica, 1, 2, heartbeat()).unwrap();
+    let reply = replica.ready().messages.pop().expect("a heartbeat is answered");
+    assert!(matches!(reply.message, Message::HeartbeatReply { pledge, .. } if pledge.is_zero()));
 }

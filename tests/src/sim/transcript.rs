@@ -78,10 +78,12 @@ pub(super) fn describe(message: &GroupMessage) -> String {
             replicated,
             round,
         } => format!("Heartbeat round {round}, commit {commit}, replicated {replicated}"),
-        Message::HeartbeatReply { round, matched } => {
+        Message::HeartbeatReply { round, matched, .. } => {
             format!("HeartbeatReply round {round}, matched {matched}")
         }
         Message::TimeoutNow => "TimeoutNow".to_owned(),
+        Message::ReadIndex { request } => format!("ReadIndex {request}"),
+        Message::ReadIndexReply { request, index } => format!("ReadIndexReply {request}, index {index}"),
     };
     format!(
         "{} {}>{} t{} {what}",

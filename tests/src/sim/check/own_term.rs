@@ -30,7 +30,8 @@ fn an_old_entry_is_not_enough() {
         applied: Index(0),
         truncated: Index(0),
         membership: Membership::default(),
-        matched: Vec::new(),
+        peers: Vec::new(),
+        since_quorum_contact: None,
     };
     let group = GroupId(1);
     assert!(on_committed(group, &status, EntryId::new(2, 7)).is_err());
