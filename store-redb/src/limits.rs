@@ -48,8 +48,8 @@ pub(crate) const FETCH_ENTRIES_MAX: usize = 4096;
 /// tail.
 pub(crate) const LOOKAHEAD_BYTES: u64 = 4 * RECORD_BYTES_MAX;
 
-/// Zeros are written this many bytes at a time when the ring grows.
-pub(crate) const FILL_BYTES: usize = 1 << 20;
+/// Zeros are written this many bytes at a time when the ring grows; each piece is durable before the next.
+pub(crate) const FILL_BYTES: usize = 256 << 10;
 
 /// A checkpoint's pages go to the disk in windows of at most this many separate runs: the log's next write stands
 /// behind at most so many requests of the device's queue.

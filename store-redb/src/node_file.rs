@@ -172,10 +172,9 @@ impl NodeFile {
         let mut done = 0;
         while done < segment_bytes {
             let length = (segment_bytes - done).min(FILL_BYTES as u64);
-            self.disk.write_at(
-                start + done,
-                &zeros[..usize::try_from(length).expect("at most FILL_BYTES")],
-            )?;
+            // Piece by piece to the medium: the log's next write stands behind one piece, not behind a segment.
+            let piece = &zeros[..usize::try_from(length).expect("at most FILL_BYTES")];
+            self.disk.write_durable(start + done, piece)?;
             done += length;
         }
         self.disk.sync()?;
