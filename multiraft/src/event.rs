@@ -4,6 +4,8 @@ use crate::storage::{Birth, Completion};
 use crate::types::{GroupId, NodeId, ReplicaId, Ticket};
 use crate::wire::GroupMessage;
 use bytes::Bytes;
+use raft_core::{MemberChange, ReadPolicy};
+use std::time::Duration;
 
 /// Something that has already happened.
 #[derive(Debug)]
@@ -25,6 +27,8 @@ pub enum Event {
         group: GroupId,
         /// For `StateMachine::query`.
         query: Bytes,
+        /// Where it may be answered, and how old the answer may be.
+        policy: ReadPolicy,
         /// Where the answer goes.
         ticket: Ticket,
     },
@@ -56,6 +60,23 @@ pub enum Control {
         target: ReplicaId,
         /// Answered when the order was taken or refused.
         ticket: Ticket,
+    },
+    /// Change the membership.
+    Change {
+        /// The group.
+        group: GroupId,
+        /// What becomes of which replica, all at once.
+        changes: Vec<MemberChange>,
+        /// Answered when the change is complete and applied here, or refused; `Unknown` when leadership was lost
+        /// before.
+        ticket: Ticket,
+    },
+    /// Wait this much longer than others before campaigning.
+    Delay {
+        /// The group.
+        group: GroupId,
+        /// See `Options::campaign_delay`.
+        delay: Duration,
     },
     /// Answer every waiter `Refused(Stopping)` or `Unknown` and take nothing more.
     Stop,

@@ -2,14 +2,15 @@
 //! Decides which answer a waiter gets; what the replica decides is raft-core's.
 
 use crate::counters::{Samples, Stage};
+use crate::limits::STRANGERS_MAX;
 use crate::machine::{Queried, StateMachine};
 use crate::storage::GroupRow;
 use crate::types::{
-    Entry, EntryId, GroupId, Index, Instant, Life, Membership, Outcome, Payload, Refusal, ReplicaId, Stamp,
-    Ticket,
+    Entry, EntryId, GroupId, Index, Instant, Life, Membership, NodeId, Outcome, Payload, Refusal, ReplicaId,
+    Stamp, Ticket,
 };
 use bytes::Bytes;
-use raft_core::{LeadershipChange, ReadGrant, ReadId, Refused, Replica};
+use raft_core::{LeadershipChange, MemberChange, ReadGrant, ReadId, ReadPolicy, Refused, Replica};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::time::Duration;
@@ -39,6 +40,11 @@ pub(crate) struct Group {
     doubt: Option<Instant>,
     arriving: Arriving,
     proposed: VecDeque<Proposed>,
+    /// A change of the membership that was proposed here and is not complete.
+    changing: Option<Changing>,
+    /// Where replicas live that spoke to this one and are in no membership it knows: a log that lags may be asked
+    /// for its vote by a newer member.
+    strangers: BTreeMap<ReplicaId, NodeId>,
     asked: BTreeMap<ReadId, Vec<Query>>,
     granted: Vec<Granted>,
     reads_waiting: usize,
@@ -65,7 +71,7 @@ pub(crate) type Answers = Vec<(Ticket, Outcome)>;
 /// Requests of this turn, not yet seen by the replica.
 #[derive(Debug, Default)]
 struct Arriving {
-    reads: Vec<Query>,
+    reads: Vec<(ReadPolicy, Query)>,
     payloads: Vec<Bytes>,
     tickets: Vec<(Ticket, usize)>,
 }
@@ -84,6 +90,13 @@ struct Proposed {
     bytes: usize,
     arrived: Instant,
     proposed: Instant,
+}
+
+/// A change of the membership on its way: complete when a simple membership at or after its first entry is applied.
+#[derive(Debug)]
+struct Changing {
+    id: EntryId,
+    ticket: Ticket,
 }
 
 /// Reads that may be answered once `index` is applied.
@@ -116,6 +129,8 @@ impl Group {
             doubt: None,
             arriving: Arriving::default(),
             proposed: VecDeque::new(),
+            changing: None,
+            strangers: BTreeMap::new(),
             asked: BTreeMap::new(),
             granted: Vec::new(),
             reads_waiting: 0,
@@ -126,12 +141,27 @@ impl Group {
 
     /// Reads and proposals taken and not answered.
     pub(crate) fn waiting(&self) -> usize {
-        self.arriving.tickets.len() + self.proposed.len() + self.reads_waiting
+        let changing = usize::from(self.changing.is_some());
+        self.arriving.tickets.len() + self.proposed.len() + self.reads_waiting + changing
     }
 
-    pub(crate) fn push_read(&mut self, query: Bytes, ticket: Ticket) {
+    pub(crate) fn push_read(&mut self, query: Bytes, policy: ReadPolicy, ticket: Ticket) {
         self.reads_waiting += 1;
-        self.arriving.reads.push(Query { query, ticket });
+        self.arriving.reads.push((policy, Query { query, ticket }));
+    }
+
+    /// Remembers that `replica` spoke from `node`, so that it can be answered.
+    pub(crate) fn on_stranger(&mut self, replica: ReplicaId, node: NodeId) {
+        if self.strangers.len() >= STRANGERS_MAX && !self.strangers.contains_key(&replica) {
+            self.strangers.clear();
+        }
+        self.strangers.insert(replica, node);
+    }
+
+    /// The node of a replica: by the membership in force, or as it said itself.
+    pub(crate) fn node_of(&self, replica: ReplicaId) -> Option<NodeId> {
+        let home = self.replica.membership().nodes.get(&replica);
+        home.or_else(|| self.strangers.get(&replica)).copied()
     }
 
     pub(crate) fn push_proposal(&mut self, payload: Bytes, ticket: Ticket) {
@@ -146,13 +176,26 @@ impl Group {
         std::mem::replace(&mut self.counted, self.bytes) - self.bytes
     }
 
-    /// Hands this turn's reads to the replica, as one.
-    pub(crate) fn ask(&mut self, moment: &Moment, read: ReadId, answers: &mut Answers) {
-        if self.arriving.reads.is_empty() {
-            return;
+    /// Hands this turn's reads to the replica, those of one policy as one.
+    pub(crate) fn ask(&mut self, moment: &Moment, last_read: &mut u64, answers: &mut Answers) {
+        while let Some((policy, _)) = self.arriving.reads.first() {
+            let policy = *policy;
+            let alike = self.arriving.reads.extract_if(.., |(other, _)| *other == policy);
+            let queries = alike.map(|(_, query)| query).collect();
+            *last_read += 1;
+            self.ask_as(policy, queries, moment, ReadId(*last_read), answers);
         }
-        let queries = std::mem::take(&mut self.arriving.reads);
-        match self.replica.read(moment.now, read) {
+    }
+
+    fn ask_as(
+        &mut self,
+        policy: ReadPolicy,
+        queries: Vec<Query>,
+        moment: &Moment,
+        read: ReadId,
+        answers: &mut Answers,
+    ) {
+        match self.replica.read_as(moment.now, read, policy) {
             Ok(()) => {
                 let before = self.asked.insert(read, queries);
                 assert!(before.is_none(), "read {read:?} was used before");
@@ -181,6 +224,50 @@ impl Group {
         }
     }
 
+    /// Proposes a change of the membership. True when it is on its way, and will be answered.
+    pub(crate) fn change(
+        &mut self,
+        now: Instant,
+        changes: &[MemberChange],
+        ticket: Ticket,
+        answers: &mut Answers,
+    ) -> bool {
+        match self.replica.propose_change(now, changes) {
+            Ok(index) => {
+                self.give_up_change(answers);
+                let term = self.replica.last().term;
+                let id = EntryId { term, index };
+                self.changing = Some(Changing { id, ticket });
+                true
+            }
+            Err(refused) => {
+                ticket.answer(Outcome::Refused(self.refusal(refused)));
+                false
+            }
+        }
+    }
+
+    fn give_up_change(&mut self, answers: &mut Answers) {
+        answers.extend(self.changing.take().map(|lost| (lost.ticket, Outcome::Unknown)));
+    }
+
+    /// An entry is applied: is the change complete, or was it replaced?
+    fn follow_change(&mut self, entry: &Entry, answers: &mut Answers) {
+        let Some(changing) = &self.changing else { return };
+        let is_simple = |payload: &Payload| matches!(payload, Payload::Membership(next) if !next.is_joint());
+        let outcome = if entry.id.index < changing.id.index {
+            return;
+        } else if entry.id.index == changing.id.index && entry.id != changing.id {
+            let refused = Refused::NotLeader(self.replica.leader());
+            Outcome::Refused(self.refusal(refused))
+        } else if is_simple(&entry.payload) {
+            Outcome::Answered(Bytes::new())
+        } else {
+            return;
+        };
+        answers.extend(self.changing.take().map(|changing| (changing.ticket, outcome)));
+    }
+
     /// Follows the replica's leadership. A proposal that waits when leadership is lost may still be committed by the
     /// next leader, or be replaced: both show when its index is applied. It waits for that, but no longer than `patience`.
     /// When leadership is won back, what our log still holds is applied once we commit; the rest is given up.
@@ -196,7 +283,7 @@ impl Group {
             // Nobody need ever propose again: their fate might never show.
             self.give_up_from(self.replica.last().index.next(), answers);
         }
-        self.doubt = if change.is_self || self.proposed.is_empty() {
+        self.doubt = if change.is_self || (self.proposed.is_empty() && self.changing.is_none()) {
             None
         } else {
             self.doubt.or(Some(now + patience))
@@ -241,6 +328,7 @@ impl Group {
                 self.membership = membership.clone();
             }
             self.complete(entry.id, result, answers, samples, now);
+            self.follow_change(entry, answers);
         }
         self.replica.on_applied(self.applied.index);
     }
@@ -280,6 +368,7 @@ impl Group {
     pub(crate) fn give_up(&mut self, now: Instant, answers: &mut Answers) {
         if self.doubt.is_some_and(|until| until <= now) {
             self.doubt = None;
+            self.give_up_change(answers);
             // Not all that is counted: proposals of this turn may have arrived already.
             for lost in self.proposed.drain(..) {
                 self.bytes -= lost.bytes;
@@ -303,9 +392,11 @@ impl Group {
                 .drain(..)
                 .map(|lost| (lost.ticket, Outcome::Unknown)),
         );
+        self.give_up_change(answers);
         let asked = std::mem::take(&mut self.asked).into_values().flatten();
         let granted = self.granted.drain(..).flat_map(|granted| granted.queries);
-        let reads = arriving.reads.into_iter().chain(asked).chain(granted);
+        let arriving = arriving.reads.into_iter().map(|(_, query)| query);
+        let reads = arriving.chain(asked).chain(granted);
         answers.extend(reads.map(|query| (query.ticket, stopping.clone())));
         self.reads_waiting = 0;
         self.bytes = 0;
@@ -406,6 +497,13 @@ impl Group {
     /// Gives up on proposals at and after `first`, which our log does not hold: another leader's log replaced them
     /// here, but they may still be committed if its term never commits anything.
     fn give_up_from(&mut self, first: Index, answers: &mut Answers) {
+        if self
+            .changing
+            .as_ref()
+            .is_some_and(|changing| changing.id.index >= first)
+        {
+            self.give_up_change(answers);
+        }
         while self.proposed.back().is_some_and(|last| last.id.index >= first) {
             let lost = self.proposed.pop_back().expect("there is a last one");
             self.bytes -= lost.bytes;

@@ -303,7 +303,9 @@ fn refuse(event: Event, refusal: Refusal) {
     match event {
         Event::Read { ticket, .. }
         | Event::Propose { ticket, .. }
-        | Event::Control(Control::Transfer { ticket, .. }) => ticket.answer(Outcome::Refused(refusal)),
+        | Event::Control(Control::Transfer { ticket, .. } | Control::Change { ticket, .. }) => {
+            ticket.answer(Outcome::Refused(refusal))
+        }
         Event::Messages { .. } | Event::Short(_) | Event::Storage(_) | Event::Control(_) => {}
     }
 }

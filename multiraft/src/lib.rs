@@ -23,7 +23,7 @@
 //! What others bring: a [`RaftStorage`], a [`RaftNetwork`] and a [`StateMachine`]. The module `testing` has all three in memory,
 //! and the suites that every storage and every network must pass.
 //!
-//! Missing so far, and why: membership changes, snapshots to lagging peers, node-level liveness and sleeping groups
+//! Missing so far, and why: snapshots to lagging peers, node-level liveness and sleeping groups
 //! come with the issues that need them; their places in the formats are kept.
 
 pub mod bulk;
@@ -56,7 +56,8 @@ pub use machine::{Queried, StateMachine};
 pub use network::{Frame, Lane, Outgoing, RaftNetwork};
 pub use raft_core::{
     ChangeRefused, Entry, EntryId, HardState, Index, Instant, LeadershipChange, MemberChange, Membership,
-    NodeId, Options, Payload, ReplicaId, Restored, RoleKind, Stamp, Status, Term, WriteId,
+    NodeId, Options, Payload, PeerStatus, ReadPolicy, ReplicaId, Restored, RoleKind, Sending, Stamp, Status,
+    Term, WriteId,
 };
 pub use room::{Refusals, Room, Space};
 pub use storage::{

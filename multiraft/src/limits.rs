@@ -25,6 +25,9 @@ pub const PIN_PARTS_MAX: usize = 4;
 /// Most replicas in a membership, in any role.
 pub const MEMBERS_MAX: usize = 64;
 
+/// Replicas outside the membership whose node a group remembers.
+pub const STRANGERS_MAX: usize = 16;
+
 /// Most entries in one append.
 pub const ENTRIES_MAX: usize = 1 << 16;
 

@@ -2,7 +2,7 @@
 
 use crate::limits::FRAME_BYTES_SOFT;
 use crate::network::{Lane, Outgoing};
-use crate::types::{GroupId, Membership, NodeId};
+use crate::types::{GroupId, NodeId, ReplicaId};
 use crate::wire::{FrameEncoder, lane_of};
 use raft_core::Envelope;
 use std::collections::BTreeMap;
@@ -16,13 +16,17 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// Adds the messages of one group. Returns how many had no node to go to: `membership` no longer names the
-    /// receiver.
-    pub(crate) fn fold(&mut self, group: GroupId, membership: &Membership, messages: &[Envelope]) -> u64 {
+    /// Adds the messages of one group. Returns how many had no node to go to: nobody knows the receiver any more.
+    pub(crate) fn fold(
+        &mut self,
+        group: GroupId,
+        messages: &[Envelope],
+        node_of: impl Fn(ReplicaId) -> Option<NodeId>,
+    ) -> u64 {
         let mut unroutable = 0;
         for envelope in messages {
-            match membership.nodes.get(&envelope.to) {
-                Some(node) => self.push(*node, group, envelope),
+            match node_of(envelope.to) {
+                Some(node) => self.push(node, group, envelope),
                 None => unroutable += 1,
             }
         }

@@ -37,7 +37,9 @@ use crate::types::{
 };
 use crate::wire::GroupMessage;
 use bytes::Bytes;
-use raft_core::{LeadershipChange, LogWrite, Message, Options, ReadId, Ready, Replica, Restored, Status};
+use raft_core::{
+    LeadershipChange, LogWrite, MemberChange, Message, Options, ReadPolicy, Ready, Replica, Restored, Status,
+};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
@@ -336,7 +338,12 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 let patience = self.options.replica.election_timeout_max;
                 self.allowance.on_short(node, self.moment.now, patience);
             }
-            Event::Read { group, query, ticket } => self.on_read(group, query, ticket),
+            Event::Read {
+                group,
+                query,
+                policy,
+                ticket,
+            } => self.on_read(group, query, policy, ticket),
             Event::Propose {
                 group,
                 payload,
@@ -399,16 +406,22 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                     continue;
                 }
             }
+            let sender = envelope.from;
+            let may_be_strange = home.is_none() || matches!(envelope.message, Message::Append { .. });
             if let Err(ignored) = found.replica.step(now, envelope) {
                 *self.counters.ignored.entry(ignored).or_default() += 1;
+            }
+            // Also one that its own message removed: a leader that leaves waits for our acknowledgement.
+            if may_be_strange && !found.replica.membership().nodes.contains_key(&sender) {
+                found.on_stranger(sender, from);
             }
             touch(&mut self.busy, group, found);
         }
     }
 
-    fn on_read(&mut self, group: GroupId, query: Bytes, ticket: Ticket) {
+    fn on_read(&mut self, group: GroupId, query: Bytes, policy: ReadPolicy, ticket: Ticket) {
         match self.admit(group, None) {
-            Ok(found) => found.push_read(query, ticket),
+            Ok(found) => found.push_read(query, policy, ticket),
             Err(refusal) => ticket.answer(Outcome::Refused(refusal)),
         }
     }
@@ -466,6 +479,16 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 target,
                 ticket,
             } => ticket.answer(self.transfer(group, target)),
+            Control::Change {
+                group,
+                changes,
+                ticket,
+            } => self.change(group, &changes, ticket),
+            Control::Delay { group, delay } => {
+                if let Some(found) = self.groups.get_mut(&group) {
+                    found.replica.set_campaign_delay(delay);
+                }
+            }
             Control::Stop => self.stop(),
         }
     }
@@ -490,6 +513,8 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             checkpointed: birth.base.index,
         };
         self.open(birth.group, birth.replica, restored, &birth.descriptor, 0);
+        let born = self.groups.get_mut(&birth.group).expect("it was just opened");
+        born.replica.never_ran();
         self.batch.births.push(birth);
     }
 
@@ -502,6 +527,20 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         match found.replica.transfer_leadership(now, target) {
             Ok(()) => Outcome::Answered(Bytes::new()),
             Err(refused) => Outcome::Refused(found.refusal(refused)),
+        }
+    }
+
+    fn change(&mut self, group: GroupId, changes: &[MemberChange], ticket: Ticket) {
+        if self.stopped {
+            return ticket.answer(Outcome::Refused(Refusal::Stopping));
+        }
+        let now = self.moment.now;
+        let Some(found) = self.groups.get_mut(&group) else {
+            return ticket.answer(Outcome::Refused(Refusal::NoSuchGroup));
+        };
+        touch(&mut self.busy, group, found);
+        if found.change(now, changes, ticket, &mut self.answers) {
+            self.waiting += 1;
         }
     }
 
@@ -581,8 +620,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     fn advance(&mut self, id: GroupId) {
         let moment = self.moment;
         let group = self.groups.get_mut(&id).expect("touched groups exist");
-        self.ids.read += 1;
-        group.ask(&moment, ReadId(self.ids.read), &mut self.answers);
+        group.ask(&moment, &mut self.ids.read, &mut self.answers);
         let stamp = moment.wall.max(self.machine.clock(id));
         self.counters.proposed += group.propose(&moment, stamp, &mut self.answers);
         let ready = group.replica.ready();
@@ -602,12 +640,12 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
 
     fn fold(&mut self, id: GroupId, ready: Ready) {
         let group = self.groups.get_mut(&id).expect("touched groups exist");
-        let membership = group.replica.membership();
+        let node_of = |replica| group.node_of(replica);
         self.counters.messages_out += ready.messages.len() as u64;
-        self.counters.unroutable += self.sends.fold(id, membership, &ready.messages);
+        self.counters.unroutable += self.sends.fold(id, &ready.messages, node_of);
         if let Some(write) = ready.write {
             self.counters.messages_out += write.then_send.len() as u64;
-            self.counters.unroutable += self.after_fsync.fold(id, membership, &write.then_send);
+            self.counters.unroutable += self.after_fsync.fold(id, &write.then_send, node_of);
             self.counters.entries += write.entries.len() as u64;
             self.batch.writes.push(group_write(id, group, write));
             mark_dirty(&mut self.dirty, id, group);

@@ -25,7 +25,7 @@ use forward::Arrived;
 use keeper::Keeper;
 use limits::{BACKOFF_MAX, BACKOFF_MIN};
 use multiraft::host::worker_of;
-use multiraft::{AnswerSink, Event, GroupId, NodeId, Outcome, Refusal, Ticket};
+use multiraft::{AnswerSink, Event, GroupId, NodeId, Outcome, ReadPolicy, Refusal, Ticket};
 use open::{Open, Place, Table};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -382,6 +382,7 @@ pub fn refusal(refusal: Refusal) -> Bytes {
 fn event(group: GroupId, kind: Kind, payload: Bytes, ticket: Ticket) -> Event {
     match kind {
         Kind::Read => Event::Read {
+            policy: ReadPolicy::Confirmed,
             group,
             query: payload,
             ticket,

@@ -10,6 +10,7 @@ use crate::storage::{Completion, CompletionSink};
 use crate::types::{GroupId, NodeId, Ticket};
 use crate::wire::{self, DecodeError, GroupMessage};
 use bytes::Bytes;
+use raft_core::ReadPolicy;
 use std::fmt;
 use std::sync::{Arc, Mutex};
 
@@ -92,9 +93,19 @@ impl Intake {
         });
     }
 
-    /// Reads from a group, linearizably. Answered as in `propose`.
+    /// Reads from a group, linearizably, if its leader is here. Answered as in `propose`.
     pub fn read(&self, group: GroupId, query: Bytes, ticket: Ticket) {
-        self.sender(group).push(Event::Read { group, query, ticket });
+        self.read_as(group, query, ReadPolicy::Confirmed, ticket);
+    }
+
+    /// Reads from a group. Answered as in `propose`.
+    pub fn read_as(&self, group: GroupId, query: Bytes, policy: ReadPolicy, ticket: Ticket) {
+        self.sender(group).push(Event::Read {
+            group,
+            query,
+            policy,
+            ticket,
+        });
     }
 
     /// Hands over many requests to one group under one lock and with one wake.
@@ -106,7 +117,10 @@ impl Intake {
     pub fn order(&self, control: Control) {
         let group = match &control {
             Control::Create(birth) => birth.group,
-            Control::Campaign(group) | Control::Transfer { group, .. } => *group,
+            Control::Campaign(group)
+            | Control::Transfer { group, .. }
+            | Control::Change { group, .. }
+            | Control::Delay { group, .. } => *group,
             Control::Stop => return self.stop(),
         };
         self.sender(group).push(Event::Control(control));

@@ -11,7 +11,7 @@
 //!               network.send, storage.submit, machine.apply, ticket.answer
 //! ```
 //!
-//! Not here yet: adding learners, changing membership, snapshots.
+//! Not here yet: snapshots.
 
 mod clock;
 mod desk;

@@ -6,14 +6,15 @@ use crate::event::{Control, Event};
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
 use crate::storage::RaftStorage;
-use crate::types::{GroupId, Outcome, Refusal, ReplicaId, Ticket};
+use crate::types::{GroupId, NodeId, Outcome, Refusal, ReplicaId, Ticket};
 use crate::worker::Worker;
 use bytes::Bytes;
-use raft_core::Status;
+use raft_core::{MemberChange, ReadPolicy, Status};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A group's state as last published: None before the first time, and while it does not live here.
@@ -82,6 +83,39 @@ impl Raft {
         only(pending.await)
     }
 
+    /// Evaluates a query here or at the leader, confirmed or by lease, or against a state that may be a little old.
+    pub async fn read_as(&self, query: Bytes, policy: ReadPolicy) -> Result<Bytes, Failure> {
+        let pending = Pending::new(1);
+        self.intake.read_as(self.group, query, policy, pending.ticket(0));
+        only(pending.await)
+    }
+
+    /// Adds a learner: a replica of an id that was never used, on a node without one of this group. It must be made
+    /// there (`Control::Create`, with a membership that names the group's members, or it could not answer them).
+    pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<(), Failure> {
+        self.change_membership(vec![MemberChange::Add(replica, node)])
+            .await
+    }
+
+    /// Changes the membership, all at once, if the leader is here. Ok: the change is complete, and applied here; also
+    /// when it removed this very replica. `Unknown`: leadership was lost before; `metrics` tells what became of it.
+    pub async fn change_membership(&self, changes: Vec<MemberChange>) -> Result<(), Failure> {
+        let pending = Pending::new(1);
+        let (group, ticket) = (self.group, pending.ticket(0));
+        self.intake.order(Control::Change {
+            group,
+            changes,
+            ticket,
+        });
+        only(pending.await).map(drop)
+    }
+
+    /// Makes the replica here wait this much longer than others before it campaigns: a hint that they should lead.
+    pub fn delay_campaigns(&self, delay: Duration) {
+        let group = self.group;
+        self.intake.order(Control::Delay { group, delay });
+    }
+
     /// Asks the leader, if it is here, to hand leadership to another voter. Ok: it has begun; `metrics` tells the end.
     pub async fn transfer_leadership(&self, target: ReplicaId) -> Result<(), Failure> {
         let pending = Pending::new(1);
@@ -104,12 +138,13 @@ impl Raft {
         self.intake.read(self.group, query, ticket);
     }
 
-    /// Campaigns here and now; of use when a group is founded.
+    /// Campaigns here and now; of use when a group is founded. Nothing happens while this replica is pledged to a leader.
     pub fn campaign(&self) {
         self.intake.order(Control::Campaign(self.group));
     }
 
-    /// The group's state, published after every turn that touched it while someone watches.
+    /// The group's state: role, term, leader, positions, membership, and at the leader each peer's progress and the time
+    /// since a quorum was heard. Published after every turn that touched the group while someone watches.
     pub fn metrics(&self) -> watch::Receiver<Metrics> {
         let receiver = self.watches.subscribe(self.group);
         self.intake.wake(self.group);

@@ -11,6 +11,8 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+mod members;
+
 const NODES: u64 = 3;
 
 fn replica(group: GroupId, node: u64) -> ReplicaId {

@@ -5,6 +5,7 @@ use crate::storage::{BatchId, Birth, Completion};
 use crate::types::{AnswerSink, EntryId, GroupId, Membership, NodeId, ReplicaId, Term, Ticket};
 use bytes::Bytes;
 use raft_core::Envelope;
+use raft_core::ReadPolicy;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 #[derive(Default)]
@@ -48,6 +49,7 @@ fn propose(answers: &Arc<Answers>) -> Event {
 
 fn read(answers: &Arc<Answers>) -> Event {
     Event::Read {
+        policy: ReadPolicy::Confirmed,
         group: GroupId(2),
         query: Bytes::new(),
         ticket: ticket(answers),

@@ -13,6 +13,8 @@ use raft_core::{AppendOutcome, Message, RoleKind};
 use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
+mod members;
+
 const NODES: usize = 3;
 const GROUP: GroupId = GroupId(1);
 
@@ -260,7 +262,13 @@ impl Trio {
 
     fn read(&mut self, node: usize, group: GroupId, query: &'static [u8]) -> u64 {
         let (ticket, query) = (self.ticket(), Bytes::from_static(query));
-        self.nodes[node].sender.push(Event::Read { group, query, ticket });
+        let policy = ReadPolicy::Confirmed;
+        self.nodes[node].sender.push(Event::Read {
+            group,
+            query,
+            policy,
+            ticket,
+        });
         self.tickets
     }
 

@@ -6,7 +6,7 @@ use super::clients::Request;
 use super::node::worker_of;
 use super::schedule::Happening;
 use super::world::World;
-use multiraft::{Event, Outcome, Refusal, Ticket};
+use multiraft::{Event, Outcome, ReadPolicy, Refusal, Ticket};
 use std::sync::Arc;
 
 impl World {
@@ -60,6 +60,7 @@ impl World {
         let (group, bytes) = (request.call.group, request.bytes);
         match request.call.kind {
             Kind::Read => Event::Read {
+                policy: ReadPolicy::Confirmed,
                 group,
                 query: bytes,
                 ticket,
