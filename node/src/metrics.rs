@@ -180,6 +180,14 @@ pub struct Storage {
     pub needed_bytes: Gauge,
     /// 0: enough space; 1 and 2: the state may not grow; 3: nothing can be written.
     pub space_shortage: Gauge,
+    /// Passes of the scrubber over the node file.
+    pub scrub_passes: Counter,
+    /// Bytes that the scrubber verified.
+    pub scrub_bytes: Counter,
+    /// Damage that it found.
+    pub scrub_errors: Counter,
+    /// When its last pass ended, in seconds since 1970; 0: none did.
+    pub scrub_ended: Gauge,
     /// What was refused for want of room, in the order of `REFUSALS`.
     pub refusals: [Counter; 8],
 }
@@ -557,6 +565,22 @@ impl Maker<'_> {
             space_shortage: self.gauge(
                 "flotilla_storage_space_shortage",
                 "0: enough disk space; 1: only what frees space is taken; 2: from leaders, too; 3: nothing is taken.",
+            ),
+            scrub_passes: self.counter(
+                "flotilla_storage_scrub_passes_total",
+                "Passes of the scrubber over the node file.",
+            ),
+            scrub_bytes: self.counter(
+                "flotilla_storage_scrub_bytes_total",
+                "Bytes that the scrubber compared with their checksums.",
+            ),
+            scrub_errors: self.counter(
+                "flotilla_storage_scrub_errors_total",
+                "Damage that the scrubber found: a header that was written again, or what ended the process. Alarm above 0.",
+            ),
+            scrub_ended: self.gauge(
+                "flotilla_storage_scrub_last_pass_seconds",
+                "When the scrubber's last pass ended, in seconds since 1970; 0: none did since the start.",
             ),
             refusals: REFUSALS.map(|(what, reason)| refusals.with_label_values(&[what, reason])),
         }

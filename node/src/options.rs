@@ -80,7 +80,7 @@ pub struct CertOptions {
     pub key: PathBuf,
 }
 
-/// Sizes of the store, in bytes.
+/// Sizes of the store, in bytes, and how it is scrubbed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StorageOptions {
     /// The log ring, fixed at the first start.
@@ -91,6 +91,10 @@ pub struct StorageOptions {
     pub cache_bytes: u64,
     /// Log of each range kept for nodes that lag; 0: everything.
     pub kept_log_bytes: u64,
+    /// What the scrubber reads per second at most; 0: there is none.
+    pub scrub_rate: u64,
+    /// From one pass of it to the next.
+    pub scrub_interval: Duration,
 }
 
 /// The Redis gateway.

@@ -103,6 +103,8 @@ fn store_options(sizes: &StorageOptions, workers: usize, segment_bytes_max: u64)
         memtable_bytes: sizes.memtable_bytes,
         cache_bytes: usize::try_from(sizes.cache_bytes).unwrap_or(usize::MAX),
         workers_write: true,
+        scrub_rate: sizes.scrub_rate,
+        scrub_interval: sizes.scrub_interval,
         ..store_redb::Options::new(workers)
     };
     options.with_ring(sizes.ring_bytes)

@@ -12,6 +12,7 @@ use crate::memory::Memory;
 use crate::node_file::NodeFile;
 use crate::options::Options;
 use crate::ring::Ring;
+use crate::scrub::Scrub;
 use crate::slot::Slot;
 use crate::snapshot::Readers;
 use crate::space::Watch;
@@ -27,8 +28,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 pub(crate) struct RingState {
     pub(crate) ring: Ring,
     pub(crate) releases: u64,
-    /// The record up to which room was given back.
-    released: u64,
+    /// Up to here room was given back.
+    tail: Position,
 }
 
 impl RingState {
@@ -36,18 +37,23 @@ impl RingState {
         RingState {
             ring,
             releases: 0,
-            released: tail.sequence,
+            tail,
         }
     }
 
     /// Gives back what lies before `bound`. A checkpoint of a log that stood still has the same bound as the one before
     /// it: when that was the end of a lap, the offset says nothing any more, so it is not given to the ring twice.
     pub(crate) fn release(&mut self, bound: Position) {
-        if bound.sequence > self.released {
+        if bound.sequence > self.tail.sequence {
             self.ring.release(bound.offset);
-            self.released = bound.sequence;
+            self.tail = bound;
         }
         self.releases += 1;
+    }
+
+    /// Everything before may be overwritten, nothing behind it.
+    pub(crate) fn tail(&self) -> Position {
+        self.tail
     }
 }
 
@@ -61,6 +67,11 @@ pub(crate) struct Counters {
     pub(crate) checkpoints: AtomicU64,
     pub(crate) fetched: AtomicU64,
     pub(crate) spilled: AtomicU64,
+    pub(crate) scrub_passes: AtomicU64,
+    pub(crate) scrub_bytes: AtomicU64,
+    pub(crate) scrub_errors: AtomicU64,
+    /// When the last pass ended, in seconds since 1970; 0: none did.
+    pub(crate) scrub_ended: AtomicU64,
 }
 
 /// The shared parts of an open node file. Locks are taken in the order of the fields, and never two memories at once;
@@ -70,6 +81,10 @@ pub(crate) struct Engine {
     pub(crate) options: Options,
     pub(crate) incarnation: u64,
     pub(crate) salt: u64,
+    /// Held while a slice is scrubbed.
+    pub(crate) scrub: Mutex<Scrub>,
+    /// The store stops.
+    pub(crate) scrub_wake: Condvar,
     pub(crate) readers: Mutex<Readers>,
     /// `None` once closed.
     pub(crate) database: RwLock<Option<Database>>,
@@ -131,6 +146,8 @@ impl Engine {
             file: parts.file,
             incarnation: parts.incarnation,
             salt: parts.salt,
+            scrub: Mutex::default(),
+            scrub_wake: Condvar::new(),
             readers: Mutex::default(),
             database: RwLock::new(Some(parts.database)),
             cuts: Mutex::new(Cuts::default()),
@@ -213,6 +230,8 @@ impl Engine {
     /// Tells every thread to end. Each condition is signalled under its lock, so no thread can miss it.
     pub(crate) fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
+        drop(lock(&self.scrub));
+        self.scrub_wake.notify_all();
         drop(lock(&self.cuts));
         self.cut_ready.notify_all();
         drop(lock(&self.stagings));

@@ -22,10 +22,12 @@ mod node_file;
 mod offline;
 mod options;
 mod overlay;
+mod pages;
 mod record;
 mod recover;
 mod ring;
 mod room;
+mod scrub;
 mod slot;
 mod slots;
 mod snapshot;
@@ -45,7 +47,10 @@ pub use disk::{Disk, DiskSpace, FileDisk};
 pub use error::{ExitReason, Fatal, OpenError, exit_process};
 pub use install::{Rows, Staging};
 pub use offline::{Cell, Cells, Offline, Section, Take};
-pub use options::{ClusterId, CommitSample, CommitTap, Entropy, Identity, Options, SpaceTap, system_entropy};
+pub use options::{
+    ClusterId, CommitSample, CommitTap, Entropy, Identity, Options, ScrubTap, Scrubbed, SpaceTap,
+    system_entropy,
+};
 pub use snapshot::{Aborted, NoSnapshot, Snapshot};
 pub use state::{Child, Visit, WorkerState};
 pub use storage::WorkerStorage;

@@ -6,6 +6,7 @@ use crate::error::OpenError;
 use crate::header::{FORMAT, Header, Position, Remembered, Slot};
 use crate::limits::{BLOCK_BYTES, FILL_BYTES, LOG_AT, MARKER_AT, RING_AT};
 use crate::options::{Identity, Options};
+use crate::pages;
 use crate::waiting::Waiting;
 use redb::StorageBackend;
 use std::io;
@@ -33,6 +34,17 @@ pub(crate) struct NodeFile {
     redb_bytes: AtomicU64,
     /// What redb wrote since its last sync.
     waiting: Waiting,
+    /// What redb's header is, while it is not being written.
+    head: Mutex<Head>,
+}
+
+/// redb's header as it was written last. Pages of the commit that it names are not overwritten before it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Head {
+    /// Counts when a write began and when it ended.
+    pub(crate) changes: u64,
+    /// `None`: it is being written, or was not since the file was opened.
+    pub(crate) bytes: Option<[u8; pages::HEADER_BYTES]>,
 }
 
 impl NodeFile {
@@ -56,6 +68,10 @@ impl NodeFile {
             header: Mutex::new(header),
             redb_bytes: AtomicU64::new(redb_bytes),
             waiting: Waiting::default(),
+            head: Mutex::new(Head {
+                changes: 0,
+                bytes: None,
+            }),
         };
         Ok((Arc::new(file), found))
     }
@@ -182,6 +198,55 @@ impl NodeFile {
         self.disk.forget(start..start + segment_bytes);
         self.update(|header| header.segments_ready += 1)?;
         Ok(u64::from(segments_ready + 1) * segment_bytes)
+    }
+
+    /// redb's header.
+    pub(crate) fn head(&self) -> Head {
+        self.lock_head().clone()
+    }
+
+    /// Reads a piece of redb's part as the medium has it: not from what waits, nor from the system's cache.
+    pub(crate) fn read_stored(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.forget(offset..offset + out.len() as u64);
+        self.disk.read_at(offset, out)
+    }
+
+    /// As `read_stored`, in the ring.
+    pub(crate) fn read_stored_ring(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read_stored(RING_AT + offset, out)
+    }
+
+    /// Which of the header's two slots do not say what was written last.
+    pub(crate) fn decayed_slots(&self) -> io::Result<Vec<u64>> {
+        let slot = self.lock();
+        let header = slot.as_ref().expect("the file has a log region");
+        let mut decayed = Vec::new();
+        for number in 0..2 {
+            let mut block = vec![0; BLOCK_BYTES as usize];
+            self.read_stored(LOG_AT + number * BLOCK_BYTES, &mut block)?;
+            if !matches!(Slot::decode(&block), Slot::Valid(found) if found == *header) {
+                decayed.push(number);
+            }
+        }
+        Ok(decayed)
+    }
+
+    /// Writes a slot of the header again.
+    pub(crate) fn repair_slot(&self, number: u64) -> io::Result<()> {
+        let slot = self.lock();
+        let header = slot.as_ref().expect("the file has a log region");
+        self.disk
+            .write_durable(LOG_AT + number * BLOCK_BYTES, &header.encode())
+    }
+
+    fn lock_head(&self) -> MutexGuard<'_, Head> {
+        self.head.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change_head(&self, bytes: Option<[u8; pages::HEADER_BYTES]>) {
+        let mut head = self.lock_head();
+        head.changes += 1;
+        head.bytes = bytes;
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Header>> {
@@ -346,7 +411,16 @@ impl StorageBackend for RedbPart {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.check(offset, data.len())?;
-        self.0.waiting.write(&*self.0.disk, offset, data)
+        if offset >= pages::HEADER_BYTES as u64 {
+            return self.0.waiting.write(&*self.0.disk, offset, data);
+        }
+        self.0.change_head(None);
+        self.0.waiting.write(&*self.0.disk, offset, data)?;
+        // A header in a whole page waits like one.
+        let header = data.first_chunk().filter(|_| offset == 0);
+        let is_there = !(data.len() as u64).is_multiple_of(BLOCK_BYTES);
+        self.0.change_head(header.filter(|_| is_there).copied());
+        Ok(())
     }
 
     /// What was never synced need not be there later, but readers of the plain file may still want it.

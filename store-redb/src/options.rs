@@ -2,7 +2,8 @@
 
 use crate::error::{Fatal, exit_process};
 use crate::limits::{
-    BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN, SEGMENT_BYTES_MIN, SEGMENTS, SNAPSHOT_SECONDS,
+    BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN, SCRUB_INTERVAL, SCRUB_RATE, SEGMENT_BYTES_MIN, SEGMENTS,
+    SNAPSHOT_SECONDS,
 };
 use multiraft::{NodeId, Space};
 use std::fmt;
@@ -49,6 +50,23 @@ pub type CommitTap = Arc<dyn Fn(CommitSample) + Send + Sync>;
 /// Hears when disk space becomes short, is gone, or is there again; on the checkpoint's thread. Must not block.
 pub type SpaceTap = Arc<dyn Fn(Space) + Send + Sync>;
 
+/// What the scrubber tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scrubbed {
+    /// A pass ended: everything stored was read, and is what was written.
+    Pass {
+        /// Bytes read.
+        bytes: u64,
+        /// From its beginning to its end.
+        took: Duration,
+    },
+    /// A slot of the header had decayed, and was written again: the other one said the same.
+    Repaired,
+}
+
+/// Hears from the scrubber, on its thread. Damage that can not be repaired ends the process instead.
+pub type ScrubTap = Arc<dyn Fn(Scrubbed) + Send + Sync>;
+
 /// Where a new file's random bytes come from.
 pub type Entropy = fn() -> io::Result<[u8; 24]>;
 
@@ -78,6 +96,10 @@ pub struct Options {
     /// A snapshot that is read for longer is aborted: it pins pages of redb, and the file grows for good. Must exceed the
     /// time that the largest group takes at the rate at which snapshots are sent.
     pub snapshot_time: Duration,
+    /// Bytes per second that the scrubber reads at most; 0: there is none.
+    pub scrub_rate: u64,
+    /// From the beginning of one of its passes to the next.
+    pub scrub_interval: Duration,
     /// 24 random bytes for a new file: its uuid, and the salt of its checksums.
     pub entropy: Entropy,
     /// Ends the process after a failed write or a failed checksum.
@@ -86,6 +108,8 @@ pub struct Options {
     pub on_commit: Option<CommitTap>,
     /// Hears about disk space.
     pub on_space: Option<SpaceTap>,
+    /// Hears from the scrubber.
+    pub on_scrub: Option<ScrubTap>,
 }
 
 impl Options {
@@ -99,10 +123,13 @@ impl Options {
             memtable_bytes: 32 << 20,
             cache_bytes: 256 << 20,
             snapshot_time: Duration::from_secs(SNAPSHOT_SECONDS),
+            scrub_rate: SCRUB_RATE,
+            scrub_interval: SCRUB_INTERVAL,
             entropy: system_entropy,
             fatal: exit_process,
             on_commit: None,
             on_space: None,
+            on_scrub: None,
         }
     }
 

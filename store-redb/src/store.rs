@@ -86,6 +86,14 @@ pub struct Stats {
     pub reusable_bytes: u64,
     /// Bytes of both that must be there for the state to grow.
     pub needed_bytes: u64,
+    /// Passes of the scrubber over the whole file.
+    pub scrub_passes: u64,
+    /// Bytes the scrubber read and verified.
+    pub scrub_bytes: u64,
+    /// Damage the scrubber found: a header slot that was written again, or what ends the process.
+    pub scrub_errors: u64,
+    /// When the scrubber's last pass ended, in seconds since 1970; 0: none did.
+    pub scrub_ended: u64,
 }
 
 /// The worker that owns a group.
@@ -139,6 +147,7 @@ impl Store {
             self.spawn("checkpoint", Engine::checkpoint_until_stopped),
             self.spawn("fetch", Engine::fetch_until_stopped),
             self.spawn("fill", Engine::fill_until_stopped),
+            self.spawn("scrub", Engine::scrub_until_stopped),
         ];
         lock(&self.threads).extend(threads);
     }
@@ -257,6 +266,10 @@ impl Store {
             free_bytes: self.engine.space.free(),
             reusable_bytes: self.engine.space.reusable(),
             needed_bytes: self.engine.needed(),
+            scrub_passes: read(&counters.scrub_passes),
+            scrub_bytes: read(&counters.scrub_bytes),
+            scrub_errors: read(&counters.scrub_errors),
+            scrub_ended: read(&counters.scrub_ended),
         }
     }
 

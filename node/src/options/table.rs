@@ -234,6 +234,24 @@ pub const TABLE: &[OptionSpec] = &[
         set: |o, v| size(v, 0, 1024 * TIB).map(|n| o.storage.kept_log_bytes = n),
     },
     OptionSpec {
+        key: "storage.scrub_rate",
+        form: SIZE,
+        default: "4MiB",
+        doc: "Bytes per second that the scrubber reads at most: it compares everything in the node file with its \
+              checksums while the node runs, and ends it with code 71 when something is damaged. 0: off; then damage \
+              in what nobody reads goes unnoticed. docs/operations.md.",
+        scope: Scope::Any,
+        set: |o, v| size(v, 0, TIB).map(|n| o.storage.scrub_rate = n),
+    },
+    OptionSpec {
+        key: "storage.scrub_interval",
+        form: TIME,
+        default: "24h",
+        doc: "From the beginning of one pass of the scrubber to the next; a pass that takes longer is followed at once.",
+        scope: Scope::Any,
+        set: |o, v| values::some_time(v).map(|d| o.storage.scrub_interval = d),
+    },
+    OptionSpec {
         key: "resp.password",
         form: SECRET,
         default: "",

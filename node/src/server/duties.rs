@@ -204,6 +204,10 @@ pub(super) fn refresh(metrics: &Metrics, board: &Board, transport: &Transport, s
     storage.reusable_bytes.set(shown(stats.reusable_bytes));
     storage.needed_bytes.set(shown(stats.needed_bytes));
     storage.space_shortage.set(i64::from(stats.space as u8));
+    raise(&storage.scrub_passes, stats.scrub_passes);
+    raise(&storage.scrub_bytes, stats.scrub_bytes);
+    raise(&storage.scrub_errors, stats.scrub_errors);
+    storage.scrub_ended.set(shown(stats.scrub_ended));
     let refusals = storage.refusals.iter().zip(board.refusals());
     refusals.for_each(|(counter, total)| raise(counter, total));
 }

@@ -22,7 +22,7 @@ use multiraft::{CompletionSink, Control, InboxLimits, NodeId, Options, RestoredG
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use store_redb::{Opened, Store, worker_of};
+use store_redb::{Opened, Scrubbed, Store, worker_of};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use transport_quic::{CallError, Config, Credentials, NotSent, Sinks, Transport};
@@ -383,6 +383,7 @@ fn open_store(plan: &Plan, metrics: &Arc<Metrics>) -> Result<Opened, Failure> {
             storage.commit_bytes.inc_by(sample.bytes as u64);
         })),
         on_space: Some(Arc::new(move |space| tell_space(node, space))),
+        on_scrub: Some(Arc::new(move |scrubbed| tell_scrub(node, scrubbed))),
         ..plan.store.clone()
     };
     Store::open(&directory.join("node.redb"), identity, options).map_err(|error| {
@@ -414,6 +415,21 @@ fn tell_space(node: u64, space: Space) {
         Space::Gone => tracing::error!(
             node,
             "there is no disk space for the next checkpoint: nothing is written until there is"
+        ),
+    }
+}
+
+fn tell_scrub(node: u64, scrubbed: Scrubbed) {
+    match scrubbed {
+        Scrubbed::Pass { bytes, took } => tracing::info!(
+            node,
+            bytes,
+            seconds = took.as_secs(),
+            "the scrubber read the node file: it is sound"
+        ),
+        Scrubbed::Repaired => tracing::error!(
+            node,
+            "one of the node file's two headers had decayed and was written again: look at this disk's health"
         ),
     }
 }

@@ -12,6 +12,7 @@ mod node;
 mod offline;
 mod reads;
 mod room;
+mod scrub;
 mod space;
 mod threads;
 mod world;
