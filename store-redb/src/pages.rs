@@ -74,13 +74,19 @@ pub(crate) struct Commit {
     pub(crate) system: Tree,
 }
 
-/// A verified page, taken apart: ranges of its bytes.
+/// Where a row's key and value lie in a page's bytes.
+pub(crate) type RowPlace = (Range<usize>, Range<usize>);
+
+/// A page, and where the last key that may be below it lies; `None`: it is the last one.
+pub(crate) type Child = (PageRef, Option<Range<usize>>);
+
+/// A verified page, taken apart.
 #[derive(Debug)]
 pub(crate) enum Node {
-    /// Keys and values, in key order.
-    Leaf(Vec<(Range<usize>, Range<usize>)>),
-    /// Pages, in key order, each with the last key that may be below it; `None`: the last page.
-    Branch(Vec<(PageRef, Option<Range<usize>>)>),
+    /// In key order.
+    Leaf(Vec<RowPlace>),
+    /// In key order.
+    Branch(Vec<Child>),
 }
 
 const TOO_SHORT: Malformed = Malformed("a page of redb ends too early");
@@ -226,7 +232,7 @@ impl Shape<'_> {
         }
     }
 
-    fn rows(&self) -> Result<Vec<(Range<usize>, Range<usize>)>, Malformed> {
+    fn rows(&self) -> Result<Vec<RowPlace>, Malformed> {
         let mut rows = Vec::with_capacity(self.count);
         let (mut key_at, mut value_at) = (self.keys_at(), self.key_end(self.count - 1)?);
         for row in 0..self.count {
@@ -254,7 +260,7 @@ impl Shape<'_> {
         }
     }
 
-    fn children(&self) -> Result<Vec<(PageRef, Option<Range<usize>>)>, Malformed> {
+    fn children(&self) -> Result<Vec<Child>, Malformed> {
         let mut children = Vec::with_capacity(self.count + 1);
         let mut key_at = self.separators_at();
         for child in 0..=self.count {

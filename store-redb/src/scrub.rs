@@ -14,7 +14,7 @@ use crate::limits::{
 };
 use crate::node_file::NodeFile;
 use crate::options::Scrubbed;
-use crate::pages::{Commit, DEPTH_MAX, Node, PageRef, Tree, Widths, verify};
+use crate::pages::{Commit, DEPTH_MAX, Node, PageRef, RowPlace, Tree, Widths, verify};
 use crate::record::{HEADER_BYTES, RecordHeader};
 use crate::tables::unseal;
 use std::io;
@@ -504,6 +504,9 @@ fn same_rows(name: &str, found: u64, expected: u64) -> Result<(), Damage> {
     }
 }
 
+/// Hears of each row behind `Walk::after`.
+type EachRow<'a> = dyn FnMut(&[u8], &[u8]) -> Result<(), Malformed> + 'a;
+
 /// A walk over a tree's pages, in key order.
 struct Walk<'a> {
     reader: &'a Reader<'a>,
@@ -515,7 +518,7 @@ struct Walk<'a> {
     resumes: bool,
     /// Rows behind `after`.
     rows: u64,
-    check: &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), Malformed>,
+    check: &'a mut EachRow<'a>,
 }
 
 impl Walk<'_> {
@@ -555,7 +558,7 @@ impl Walk<'_> {
 
     /// False: all of it was verified before. A slice must come further, whatever it may read: the last leaf of the one
     /// before is read again when the key behind it in the branch is not its last one.
-    fn leaf(&mut self, bytes: &[u8], rows: &[(Range<usize>, Range<usize>)]) -> Result<bool, Damage> {
+    fn leaf(&mut self, bytes: &[u8], rows: &[RowPlace]) -> Result<bool, Damage> {
         let mut before: Option<&[u8]> = None;
         for (key, value) in rows {
             let key = &bytes[key.clone()];
