@@ -12,8 +12,8 @@ pub(crate) const HEADER_BYTES: usize = FIXED_BYTES + 2 * SLOT_BYTES;
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 const FLAGS_AT: usize = 9;
 const PAGE_BYTES_AT: usize = 12;
-const REGION_HEADER_PAGES_AT: usize = 16;
-const REGION_PAGES_AT: usize = 20;
+const STRETCH_HEADER_PAGES_AT: usize = 16;
+const STRETCH_PAGES_AT: usize = 20;
 const FIXED_BYTES: usize = 64;
 
 const SLOT_BYTES: usize = 128;
@@ -63,11 +63,11 @@ pub(crate) struct Tree {
     pub(crate) widths: Widths,
 }
 
-/// What redb's file header says of the commit that rules.
+/// What redb's file header says of the commit that rules, and of the stretches of pages that the file consists of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Commit {
-    region_header_pages: u64,
-    region_pages: u64,
+    stretch_header_pages: u64,
+    stretch_pages: u64,
     /// Names and trees of the tables.
     pub(crate) tables: Tree,
     /// The same of redb's own tables.
@@ -121,8 +121,8 @@ impl Commit {
             return Err(Malformed("the checksum of redb's header does not match"));
         }
         Ok(Commit {
-            region_header_pages: number_u32(header, REGION_HEADER_PAGES_AT)? as u64,
-            region_pages: number_u32(header, REGION_PAGES_AT)? as u64,
+            stretch_header_pages: number_u32(header, STRETCH_HEADER_PAGES_AT)? as u64,
+            stretch_pages: number_u32(header, STRETCH_PAGES_AT)? as u64,
             tables: Tree::decode(slot[1], slot, ROOTS_AT)?,
             system: Tree::decode(slot[2], slot, ROOTS_AT + ROOT_BYTES)?,
         })
@@ -135,11 +135,11 @@ impl Commit {
             return Err(Malformed("a page of redb that can not be so large"));
         }
         let index = page.number & (0xf_ffff >> order);
-        let region = page.number >> 20 & 0xf_ffff;
+        let stretch = page.number >> 20 & 0xf_ffff;
         let bytes = PAGE_BYTES << order;
-        let region_bytes = (self.region_header_pages + self.region_pages) * PAGE_BYTES;
+        let stretch_bytes = (self.stretch_header_pages + self.stretch_pages) * PAGE_BYTES;
         let start =
-            PAGE_BYTES + region * region_bytes + self.region_header_pages * PAGE_BYTES + index * bytes;
+            PAGE_BYTES + stretch * stretch_bytes + self.stretch_header_pages * PAGE_BYTES + index * bytes;
         Ok(start..start + bytes)
     }
 }

@@ -380,7 +380,7 @@ fn the_thread_scrubs_at_its_rate_until_the_store_stops() {
                 "{:?}",
                 opened.store.stats()
             );
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(5)); // pace: polling, bounded above
         }
         let (read, took) = (opened.store.stats().scrub_bytes, began.elapsed());
         // A pass's last slice is not waited for.
