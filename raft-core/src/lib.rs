@@ -54,6 +54,11 @@
 //!   the same.
 //! * Moving the commit index sends nothing: it rides on the next append or heartbeat. A follower may learn of
 //!   a commit a heartbeat interval later, and a write costs a third fewer messages.
+//! * Voters change through a joint membership only, never by the single step; a leader that removed itself tells the
+//!   voter with most of its log to campaign instead of falling silent.
+//! * A demoted voter stands in `outgoing` and in `learners` while the membership is joint, so no fourth list is
+//!   needed for those that become learners afterwards.
+//! * Lease reads rest on pledges, not on loyalty: loyalty to a leader ends with its term, a pledge does not.
 //! * An append is not resent on a timer. The peer's answers to heartbeats say how far it is; a peer that does
 //!   not answer gets heartbeats and no copies of the log.
 //! * A follower whose entries were truncated here is not an error: the host is told to send a snapshot. Its bytes
