@@ -57,6 +57,9 @@ impl StateMachine for Counter {
     }
 
     fn open(&mut self, _group: GroupId, _descriptor: &Bytes, _applied: EntryId) {}
+
+    /// A program that takes snapshots reads the installed state here. Without `Intake::snapshots` none arrives.
+    fn install(&mut self, _group: GroupId, _descriptor: &Bytes, _snapshot: EntryId) {}
 }
 
 /// One node: an intake, a disk and a link around one worker.

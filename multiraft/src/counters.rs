@@ -45,8 +45,16 @@ pub struct Counters {
     pub unknown: u64,
     /// Times a replica here began to lead.
     pub elected: u64,
-    /// Peers that asked for log that is truncated away.
+    /// Snapshots that replicas here ordered for peers: the log those need is truncated away.
     pub snapshots_wanted: u64,
+    /// Snapshots that peers have taken.
+    pub snapshots_sent: u64,
+    /// Streams of snapshots that ended otherwise: refused, lost, given up.
+    pub snapshots_failed: u64,
+    /// Snapshots that took the place of a group's state here.
+    pub snapshots_installed: u64,
+    /// Snapshots that were not wanted here.
+    pub snapshots_declined: u64,
 }
 
 /// A part of a write's way, with one duration each.

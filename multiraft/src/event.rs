@@ -1,7 +1,8 @@
 //! The closed list of everything that can happen to a worker, and the inbox that collects it.
 
+use crate::snapshot::SnapshotEvent;
 use crate::storage::{Birth, Completion};
-use crate::types::{GroupId, NodeId, ReplicaId, Ticket};
+use crate::types::{GroupId, Index, NodeId, ReplicaId, Ticket};
 use crate::wire::GroupMessage;
 use bytes::Bytes;
 use raft_core::{MemberChange, ReadPolicy};
@@ -21,6 +22,10 @@ pub enum Event {
     },
     /// A peer node says that it is short of disk space.
     Short(NodeId),
+    /// Frames of entries to this node were lost before they left.
+    Unreachable(NodeId),
+    /// Something happened to a snapshot.
+    Snapshot(SnapshotEvent),
     /// A read of one group.
     Read {
         /// The group.
@@ -77,6 +82,13 @@ pub enum Control {
         group: GroupId,
         /// See `Options::campaign_delay`.
         delay: Duration,
+    },
+    /// Let go of the group's log up to here, even where a member needs it.
+    Truncate {
+        /// The group.
+        group: GroupId,
+        /// The last index; what no checkpoint holds stays until one does.
+        index: Index,
     },
     /// Answer every waiter `Refused(Stopping)` or `Unknown` and take nothing more.
     Stop,

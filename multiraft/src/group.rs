@@ -9,6 +9,7 @@ use crate::types::{
     Entry, EntryId, GroupId, Index, Instant, Life, Membership, NodeId, Outcome, Payload, Refusal, ReplicaId,
     Stamp, Ticket,
 };
+use crate::worker::Installing;
 use bytes::Bytes;
 use raft_core::{LeadershipChange, MemberChange, ReadGrant, ReadId, ReadPolicy, Refused, Replica};
 use std::collections::{BTreeMap, VecDeque};
@@ -47,6 +48,8 @@ pub(crate) struct Group {
     strangers: BTreeMap<ReplicaId, NodeId>,
     asked: BTreeMap<ReadId, Vec<Query>>,
     granted: Vec<Granted>,
+    /// A snapshot that takes log and state's place, until that is durable.
+    pub(crate) installing: Option<Installing>,
     reads_waiting: usize,
     /// Payload bytes of proposals taken and not answered.
     bytes: usize,
@@ -133,6 +136,7 @@ impl Group {
             strangers: BTreeMap::new(),
             asked: BTreeMap::new(),
             granted: Vec::new(),
+            installing: None,
             reads_waiting: 0,
             bytes: 0,
             counted: 0,
@@ -331,6 +335,24 @@ impl Group {
             self.follow_change(entry, answers);
         }
         self.replica.on_applied(self.applied.index);
+    }
+
+    /// The state is the snapshot's now. Proposals that it covers may be in it or not: what was applied is not told apart.
+    pub(crate) fn on_installed(&mut self, snapshot: EntryId, membership: Membership, answers: &mut Answers) {
+        self.applied = snapshot;
+        self.membership = membership;
+        while self
+            .proposed
+            .front()
+            .is_some_and(|first| first.id.index <= snapshot.index)
+        {
+            let lost = self.proposed.pop_front().expect("there is a first one");
+            self.bytes -= lost.bytes;
+            answers.push((lost.ticket, Outcome::Unknown));
+        }
+        if self.proposed.is_empty() {
+            self.doubt = None;
+        }
     }
 
     /// Evaluates granted reads whose index is applied. Reads that need a later group clock wait for one stamp-only

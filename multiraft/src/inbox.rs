@@ -28,8 +28,8 @@ impl Doorbell for SilentBell {
     }
 }
 
-/// How much may wait in one inbox. Storage completions and control orders are never refused: the first may not get
-/// lost, the second come from this process.
+/// How much may wait in one inbox. Storage completions, news of snapshots and control orders are never refused: the first
+/// may not get lost, of the second there are few, the third come from this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InboxLimits {
     /// Raft messages; more are dropped, as the network may.
@@ -239,8 +239,8 @@ impl Queues {
             Event::Messages { messages, .. } => self.admit_messages(messages, &shared.limits),
             Event::Read { query, .. } => self.admit_request(READS, query.len(), &shared.limits),
             Event::Propose { payload, .. } => self.admit_request(PROPOSALS, payload.len(), &shared.limits),
-            Event::Short(_) => self.admit_messages(&[], &shared.limits),
-            Event::Storage(_) | Event::Control(_) => true,
+            Event::Short(_) | Event::Unreachable(_) => self.admit_messages(&[], &shared.limits),
+            Event::Storage(_) | Event::Snapshot(_) | Event::Control(_) => true,
         };
         if !fits {
             return Some((event, Refusal::Overloaded));
@@ -284,11 +284,11 @@ impl Queues {
 fn class_of(event: &Event) -> usize {
     match event {
         Event::Storage(_) => 0,
-        Event::Messages { .. } | Event::Short(_) => MESSAGES,
+        Event::Messages { .. } | Event::Short(_) | Event::Unreachable(_) => MESSAGES,
         Event::Read { .. } => READS,
         Event::Propose { .. } => PROPOSALS,
         Event::Control(Control::Create(_)) => 1,
-        Event::Control(_) => 5,
+        Event::Snapshot(_) | Event::Control(_) => 5,
     }
 }
 
@@ -306,7 +306,13 @@ fn refuse(event: Event, refusal: Refusal) {
         | Event::Control(Control::Transfer { ticket, .. } | Control::Change { ticket, .. }) => {
             ticket.answer(Outcome::Refused(refusal))
         }
-        Event::Messages { .. } | Event::Short(_) | Event::Storage(_) | Event::Control(_) => {}
+        // Whoever waits for a word on a snapshot sees that none will come.
+        Event::Messages { .. }
+        | Event::Short(_)
+        | Event::Unreachable(_)
+        | Event::Storage(_)
+        | Event::Snapshot(_)
+        | Event::Control(_) => {}
     }
 }
 

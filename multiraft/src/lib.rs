@@ -39,7 +39,10 @@ pub mod limits;
 mod machine;
 mod network;
 mod outbox;
+pub mod receiving;
 mod room;
+mod shipping;
+pub mod snapshot;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -59,7 +62,9 @@ pub use raft_core::{
     NodeId, Options, Payload, PeerStatus, ReadPolicy, ReplicaId, Restored, RoleKind, Sending, Stamp, Status,
     Term, WriteId,
 };
+pub use receiving::Snapshots;
 pub use room::{Refusals, Room, Space};
+pub use snapshot::{SnapshotEvent, SnapshotHead, SnapshotReader, SnapshotStaging, SnapshotWriter, Staged};
 pub use storage::{
     BatchId, Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, Install, LogBatch,
     RaftStorage, RestoredGroup, Split, StagingId, Tombstone, node_of,

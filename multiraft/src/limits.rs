@@ -1,6 +1,8 @@
 //! Every number this crate does not exceed, with the relations between them asserted at compile time.
 //! Numbers of one replica are in `raft_core::Options`.
 
+use std::time::Duration;
+
 /// Most bytes of one payload (one command).
 pub const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 
@@ -67,6 +69,15 @@ pub const HELPED_EVENTS_MAX: usize = 1;
 
 /// Turns that a deputy takes in a row before it leaves the rest to the worker's thread.
 pub const HELPED_TURNS_MAX: u32 = 4;
+
+/// Snapshots that one worker sends at a time; more wait.
+pub const SNAPSHOTS_OUT_MAX: usize = 2;
+
+/// Snapshots that a node takes at a time; more are refused, and come again.
+pub const SNAPSHOTS_IN_MAX: usize = 4;
+
+/// How long the receiving end of a snapshot waits for its group's worker: an install takes an fsync.
+pub(crate) const SNAPSHOT_ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What an entry takes in the log and in memory beyond its payload, at most, as a rule.
 pub(crate) const ENTRY_ROOM_OVERHEAD: u64 = 128;

@@ -35,4 +35,7 @@ pub trait StateMachine {
     }
     /// A group begins to exist here (born, or restored): `applied` names the last entry its state reflects.
     fn open(&mut self, group: GroupId, descriptor: &Bytes, applied: EntryId);
+    /// A snapshot has taken the place of the group's state, durably: everything before is gone, and `snapshot` names the
+    /// last entry that the state reflects now.
+    fn install(&mut self, group: GroupId, descriptor: &Bytes, snapshot: EntryId);
 }

@@ -3,6 +3,7 @@
 
 use crate::network::Outgoing;
 use crate::room::Room;
+use crate::snapshot::{NoReader, SnapshotReader};
 use crate::types::{Entry, EntryId, GroupId, HardState, Index, Life, Membership, NodeId, ReplicaId};
 use bytes::Bytes;
 use raft_core::WriteId;
@@ -247,6 +248,11 @@ pub trait RaftStorage {
     /// False while a group that was split off this one needs its replay (see [`Split`]): until then neither an install
     /// nor a tombstone of this group may be submitted. A checkpoint settles it.
     fn is_settled(&self, group: GroupId) -> bool;
+    /// A reader of the group's state as of its row. Cheap: what takes time it does itself, on another thread.
+    fn snapshot(&mut self, group: GroupId) -> Box<dyn SnapshotReader> {
+        let _ = group;
+        Box::new(NoReader)
+    }
     /// The turn is over and the worker would sleep: a store that writes on the worker's own thread does it here, one
     /// batch at most. May block as long as a write takes. Only hosts call it; a store must not rely on it unless told.
     fn write_here(&mut self) {}

@@ -29,6 +29,7 @@ use crate::limits::{
     PIN_FRAME_BYTES_MAX, PIN_PARTS_MAX,
 };
 use crate::network::{Frame, Lane};
+use crate::snapshot::{Address, HEAD_BYTES_MAX, SnapshotHead};
 use crate::types::{Entry, EntryId, GroupId, Index, Membership, NodeId, Payload, ReplicaId, Stamp, Term};
 use bytes::Bytes;
 use raft_core::{AppendOutcome, Envelope, Message, Round};
@@ -227,6 +228,63 @@ pub fn is_short(frame: &[u8]) -> bool {
     count.is_some_and(|count| u32::from_le_bytes(count) & SHORT_MARK > 0)
 }
 
+/// The header of a snapshot's stream.
+pub(crate) fn encode_address(address: &Address) -> Bytes {
+    let mut out = vec![VERSION];
+    let Address {
+        group,
+        from,
+        to,
+        term,
+    } = *address;
+    for number in [group.0, from.0, to.0, term.0] {
+        put_varint(&mut out, number);
+    }
+    out.into()
+}
+
+pub(crate) fn decode_address(header: &Bytes) -> Result<Address, DecodeError> {
+    let mut reader = Reader::of_version(header)?;
+    let address = Address {
+        group: GroupId(reader.varint()?),
+        from: ReplicaId(reader.varint()?),
+        to: ReplicaId(reader.varint()?),
+        term: Term(reader.ordinal("term")?),
+    };
+    reader.end().map(|()| address)
+}
+
+/// The first piece of a snapshot's stream.
+pub(crate) fn encode_head(head: &SnapshotHead) -> Result<Bytes, String> {
+    let mut out = vec![VERSION];
+    put_entry_id(&mut out, head.snapshot);
+    put_membership(&mut out, &head.membership);
+    out.extend_from_slice(&head.descriptor);
+    match out.len() {
+        0..=HEAD_BYTES_MAX => Ok(out.into()),
+        bytes => Err(format!("a head of {bytes} bytes")),
+    }
+}
+
+pub(crate) fn decode_head(piece: &Bytes) -> Result<SnapshotHead, DecodeError> {
+    let mut reader = Reader::of_version(piece)?;
+    Ok(SnapshotHead {
+        snapshot: reader.entry_id()?,
+        membership: reader.membership()?,
+        descriptor: Bytes::copy_from_slice(&piece[reader.at..]),
+    })
+}
+
+/// The answer to a snapshot: how far the receiver is.
+pub(crate) fn encode_position(position: Index) -> Bytes {
+    Bytes::copy_from_slice(&position.0.to_le_bytes())
+}
+
+pub(crate) fn decode_position(answer: &[u8]) -> Option<Index> {
+    let number = u64::from_le_bytes(answer.try_into().ok()?);
+    (number <= ORDINAL_MAX).then_some(Index(number))
+}
+
 /// Decodes a frame. Payloads are slices of it, or of one copy per append (see the module's text).
 pub fn decode(frame: &Bytes) -> Result<Vec<GroupMessage>, DecodeError> {
     if frame.len() > FRAME_BYTES_MAX {
@@ -300,6 +358,28 @@ struct Reader<'a> {
     at: usize,
     /// Payload lengths of the append being read; kept to be filled again.
     lengths: Vec<usize>,
+}
+
+impl<'a> Reader<'a> {
+    /// At the first byte after the version.
+    fn of_version(frame: &'a Bytes) -> Result<Reader<'a>, DecodeError> {
+        let mut reader = Reader {
+            frame,
+            at: 0,
+            lengths: Vec::new(),
+        };
+        match reader.byte()? {
+            VERSION => Ok(reader),
+            version => Err(DecodeError::Version(version)),
+        }
+    }
+
+    fn end(&self) -> Result<(), DecodeError> {
+        match self.remaining() {
+            0 => Ok(()),
+            _ => Err(DecodeError::Trailing),
+        }
+    }
 }
 
 impl Reader<'_> {

@@ -19,14 +19,16 @@ use crate::counters::{Counters, Sample, Samples, Stage};
 use crate::event::{Control, Event};
 use crate::group::{Answers, Group, Moment};
 use crate::inbox::Inbox;
+use crate::inbox::InboxSender;
 use crate::limits::{
-    APPEND_BYTES_MAX, PAYLOAD_BYTES_MAX, TAIL_BYTES_PER_GROUP_MIN, TAIL_BYTES_PER_WORKER,
+    APPEND_BYTES_MAX, PAYLOAD_BYTES_MAX, SNAPSHOTS_OUT_MAX, TAIL_BYTES_PER_GROUP_MIN, TAIL_BYTES_PER_WORKER,
     WAITING_BYTES_PER_WORKER_MAX, WAITING_PER_GROUP_MAX, WAITING_PER_WORKER_MAX,
 };
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
 use crate::outbox::Outbox;
 use crate::room::Allowance;
+use crate::shipping::Shipping;
 use crate::storage::{
     BatchId, Birth, Completion, FetchRequest, GroupWrite, LogBatch, RaftStorage, RestoredGroup,
 };
@@ -40,7 +42,7 @@ use bytes::Bytes;
 use raft_core::{
     LeadershipChange, LogWrite, MemberChange, Message, Options, ReadPolicy, Ready, Replica, Restored, Status,
 };
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 /// The host's clocks. Read after the inbox is drained.
@@ -69,6 +71,8 @@ pub struct WorkerOptions {
     pub payload_bytes_max: usize,
     /// How long proposals wait for their fate after their leader stepped down.
     pub patience: Duration,
+    /// Snapshots sent at a time; more wait.
+    pub snapshots_max: usize,
     /// Seeds the replicas' election timeouts.
     pub seed: u64,
 }
@@ -84,6 +88,7 @@ impl Default for WorkerOptions {
             waiting_max: WAITING_PER_WORKER_MAX,
             waiting_bytes_max: WAITING_BYTES_PER_WORKER_MAX,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
+            snapshots_max: SNAPSHOTS_OUT_MAX,
             seed: 0,
         }
     }
@@ -96,6 +101,8 @@ pub struct Turn {
     pub deadline: Option<Instant>,
     /// Who leads now, where that changed; in group order.
     pub leadership: Vec<(GroupId, LeadershipChange)>,
+    /// Snapshots that did not get to a peer, and why.
+    pub snapshots_failed: Vec<(GroupId, ReplicaId, String)>,
     /// How long things took.
     pub samples: Vec<Sample>,
     /// Frames left at once.
@@ -131,6 +138,9 @@ pub struct Worker<S, N, M> {
     ids: Ids,
     stopped: bool,
     allowance: Allowance,
+    shipping: Shipping,
+    /// Nodes to which frames were lost, as told in this turn.
+    unreachable: BTreeSet<NodeId>,
     turn: Turn,
     samples: Samples,
     counters: Counters,
@@ -159,6 +169,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             .replica
             .check()
             .expect("the options of replicas were checked");
+        let snapshots_max = options.snapshots_max;
         let append_bytes = options.replica.append_bytes_max;
         assert!(
             append_bytes <= APPEND_BYTES_MAX,
@@ -190,6 +201,8 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             ids: Ids::default(),
             stopped: false,
             allowance: Allowance::default(),
+            shipping: Shipping::new(snapshots_max),
+            unreachable: BTreeSet::new(),
             turn: Turn::default(),
             samples: Samples::default(),
             counters: Counters::default(),
@@ -221,6 +234,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             self.dispatch(event);
         }
         self.expire();
+        self.heed_losses();
 
         self.busy.sort_unstable();
         let room = std::mem::take(&mut self.touched);
@@ -237,7 +251,19 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         }
         self.answer(clock);
         self.checkpoint();
+        self.shipping.start(&mut self.storage, &self.network);
         self.end(touched)
+    }
+
+    /// Tells the worker the way into its own inbox: how the end of a snapshot's stream comes back. Without it, no snapshots
+    /// are sent.
+    pub fn connect(&mut self, back: InboxSender) {
+        self.shipping.connect(back);
+    }
+
+    /// Snapshots being sent, and waiting to be.
+    pub fn snapshots(&self) -> (usize, usize) {
+        self.shipping.load()
     }
 
     /// What the last turns counted.
@@ -323,9 +349,12 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                     .for_each(|outgoing| self.network.send(outgoing));
                 self.on_durable(batch, writes);
             }
-            Event::Storage(Completion::Installed { group, .. }) => {
-                unreachable!("{group} was installed, but this worker submits no installs")
-            }
+            Event::Storage(Completion::Installed {
+                group,
+                life,
+                is_installed,
+                ..
+            }) => self.on_installed(group, life, is_installed),
             Event::Storage(Completion::Checkpointed { rows }) => self.on_checkpointed(rows),
             Event::Storage(Completion::Fetched {
                 group,
@@ -338,6 +367,10 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 let patience = self.options.replica.election_timeout_max;
                 self.allowance.on_short(node, self.moment.now, patience);
             }
+            Event::Unreachable(node) => {
+                self.unreachable.insert(node);
+            }
+            Event::Snapshot(event) => self.on_snapshot(event),
             Event::Read {
                 group,
                 query,
@@ -487,6 +520,12 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             Control::Delay { group, delay } => {
                 if let Some(found) = self.groups.get_mut(&group) {
                     found.replica.set_campaign_delay(delay);
+                }
+            }
+            Control::Truncate { group, index } => {
+                if let Some(found) = self.groups.get_mut(&group) {
+                    found.replica.truncate(index);
+                    touch(&mut self.busy, group, found);
                 }
             }
             Control::Stop => self.stop(),
@@ -639,6 +678,9 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     }
 
     fn fold(&mut self, id: GroupId, ready: Ready) {
+        if let Some(snapshot) = ready.write.as_ref().and_then(|write| write.install.as_ref()) {
+            self.install(id, snapshot);
+        }
         let group = self.groups.get_mut(&id).expect("touched groups exist");
         let node_of = |replica| group.node_of(replica);
         self.counters.messages_out += ready.messages.len() as u64;
@@ -665,7 +707,9 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 bytes_max: fetch.bytes_max,
             });
         }
-        self.counters.snapshots_wanted += ready.snapshots.len() as u64;
+        if !ready.snapshots.is_empty() || !ready.snapshots_cancelled.is_empty() {
+            self.ship(id, ready.snapshots, ready.snapshots_cancelled);
+        }
     }
 
     fn send(&mut self) {
@@ -833,5 +877,8 @@ fn seed_of(seed: u64, group: GroupId, replica: ReplicaId) -> u64 {
     mixed ^ (mixed >> 32)
 }
 
+mod snapshots;
 #[cfg(test)]
 mod tests;
+
+pub(crate) use snapshots::Installing;

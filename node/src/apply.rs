@@ -149,6 +149,11 @@ impl StateMachine for Machine {
         local.publish_expiry(kv::next_expiry(&rows));
         self.groups.insert(group, local);
     }
+
+    fn install(&mut self, group: GroupId, descriptor: &Bytes, snapshot: EntryId) {
+        self.state.install(group);
+        self.open(group, descriptor, snapshot);
+    }
 }
 
 impl Local {

@@ -139,6 +139,12 @@ pub struct Raft {
     pub proposals: Counter,
     /// Times a peer needed log that is cut.
     pub snapshots_wanted: Counter,
+    /// Snapshots that peers took.
+    pub snapshots_sent: Counter,
+    /// Snapshots that peers did not take, or not wholly.
+    pub snapshots_failed: Counter,
+    /// Snapshots that took the place of a range's state here.
+    pub snapshots_installed: Counter,
     /// Entries applied.
     pub applied_entries: Counter,
     /// Groups led here.
@@ -499,7 +505,19 @@ impl Maker<'_> {
             proposals: self.counter("flotilla_raft_proposals_total", "Proposals handed to workers."),
             snapshots_wanted: self.counter(
                 "flotilla_raft_snapshots_wanted_total",
-                "Times a peer needed log that is cut: it cannot catch up without a snapshot.",
+                "Times a peer needed log that is cut: it is sent a snapshot.",
+            ),
+            snapshots_sent: self.counter(
+                "flotilla_raft_snapshots_sent_total",
+                "Snapshots of ranges that other nodes took from this one.",
+            ),
+            snapshots_failed: self.counter(
+                "flotilla_raft_snapshots_failed_total",
+                "Snapshots of ranges that other nodes did not take, or not wholly; they are sent again.",
+            ),
+            snapshots_installed: self.counter(
+                "flotilla_raft_snapshots_installed_total",
+                "Snapshots that took the place of a range's state on this node.",
             ),
             applied_entries: self.counter("flotilla_raft_applied_entries_total", "Entries applied."),
             groups_leader: groups.with_label_values(&["leader"]),

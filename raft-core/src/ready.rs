@@ -99,6 +99,8 @@ pub struct SnapshotOrder {
     pub id: OrderId,
     /// The peer.
     pub peer: ReplicaId,
+    /// The term in which we lead: the receiver must know whose snapshot it is.
+    pub term: Term,
     /// The snapshot must reflect the log at least up to here: what follows is what our log still has.
     pub at_least: Index,
 }

@@ -244,7 +244,9 @@ impl Replica {
         match peer.next_send(self.now, &self.log, &self.options) {
             NextSend::Wait => return false,
             NextSend::Snapshot => {
-                let order = self.shipments.order(peer.id, self.log.truncated().index);
+                let order = self
+                    .shipments
+                    .order(peer.id, self.hard.term, self.log.truncated().index);
                 peer.progress = Progress::Snapshot(Shipment::Ordered(order.id));
                 self.outbox.snapshots.push(order);
             }

@@ -4,7 +4,7 @@
 use crate::ready::{OrderId, SnapshotOrder, SnapshotOutcome};
 use crate::replica::Replica;
 use crate::role::Role;
-use crate::types::{Index, Instant, ReplicaId};
+use crate::types::{Index, Instant, ReplicaId, Term};
 use std::collections::BTreeMap;
 
 /// The orders that the host has and has not answered. At most one per peer.
@@ -16,13 +16,18 @@ pub(crate) struct Shipments {
 
 impl Shipments {
     /// A new order for `peer`.
-    pub(crate) fn order(&mut self, peer: ReplicaId, at_least: Index) -> SnapshotOrder {
+    pub(crate) fn order(&mut self, peer: ReplicaId, term: Term, at_least: Index) -> SnapshotOrder {
         self.last = OrderId(self.last.0 + 1);
         let id = self.last;
         // One that is open for this peer was given up: `take_cancelled` ran since, or the peer would still await it.
         let before = self.open.insert(peer, id);
         assert!(before.is_none(), "{peer} has an order already");
-        SnapshotOrder { id, peer, at_least }
+        SnapshotOrder {
+            id,
+            peer,
+            term,
+            at_least,
+        }
     }
 
     /// True while the host has orders.

@@ -6,7 +6,7 @@ use crate::limits::{STAGED_BYTES_MAX, STAGINGS_MAX};
 use crate::slot::Slot;
 use crate::span::{Piece, Span};
 use bytes::Bytes;
-use multiraft::StagingId;
+use multiraft::{Space, StagingId};
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -49,8 +49,11 @@ pub struct Staging {
 }
 
 impl Staging {
-    /// `None`: too many snapshots are being staged.
+    /// `None`: too many snapshots are being staged, or disk space is short.
     pub(crate) fn begin(engine: Arc<Engine>) -> Option<Staging> {
+        if engine.disk_space() != Space::Ample {
+            return None;
+        }
         let slot = engine.new_slot();
         let id = lock(&engine.stagings).begin(slot)?;
         Some(Staging {

@@ -36,6 +36,7 @@ mod span;
 mod state;
 mod storage;
 mod store;
+mod stream;
 mod tables;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

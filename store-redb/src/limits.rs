@@ -99,6 +99,12 @@ pub(crate) const STAGINGS_MAX: usize = 16;
 /// Bytes of staged rows that may wait for redb, of all snapshots together; one more piece is always taken.
 pub(crate) const STAGED_BYTES_MAX: usize = 8 << 20;
 
+/// Rows of a snapshot on its way in are handed on once they have this many bytes.
+pub(crate) const OFFERED_BYTES: usize = 1 << 20;
+
+/// Most bytes of one row of a snapshot: both ends hold a row whole.
+pub(crate) const STREAMED_ROW_BYTES_MAX: usize = 64 << 20;
+
 /// Rows and chunks that one transaction deletes of slots that nobody maps.
 pub(crate) const DELETED_ROWS_MAX: usize = 4096;
 
@@ -164,6 +170,10 @@ const _: () = assert!(
     "a record's length bounds its entries' lengths"
 );
 const _: () = assert!((RECORD_BYTES_SOFT as u64) < RECORD_BYTES_MAX);
+const _: () = assert!(OFFERED_BYTES <= STAGED_BYTES_MAX);
+const _: () = assert!(
+    STREAMED_ROW_BYTES_MAX <= u32::MAX as usize && STREAMED_ROW_BYTES_MAX as u64 >= 2 * RECORD_BYTES_MAX
+);
 const _: () = assert!(LOOKAHEAD_BYTES >= 2 * RECORD_BYTES_MAX);
 const _: () = assert!(
     2 * (RESERVE_SHARE - 2) >= 3 * RESERVE_SHARE / 2,

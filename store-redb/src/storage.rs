@@ -1,7 +1,10 @@
 //! One worker's handle to the log: the `RaftStorage` that its turns write to.
 
 use crate::engine::{Engine, lock};
-use multiraft::{CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, RaftStorage, ReplicaId, Room};
+use crate::stream::Reader;
+use multiraft::{
+    CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, RaftStorage, ReplicaId, Room, SnapshotReader,
+};
 use std::sync::Arc;
 
 /// One worker's log. Everything it is told is queued for the store's threads. A submit after the store began to stop
@@ -48,6 +51,10 @@ impl RaftStorage for WorkerStorage {
 
     fn may_bear(&self, group: GroupId, replica: ReplicaId) -> bool {
         !lock(&self.engine.index).lives.is_forbidden(group, replica)
+    }
+
+    fn snapshot(&mut self, group: GroupId) -> Box<dyn SnapshotReader> {
+        Box::new(Reader::new(Arc::clone(&self.engine), group))
     }
 
     fn is_settled(&self, group: GroupId) -> bool {

@@ -12,7 +12,8 @@ use crate::recover::recover;
 use crate::snapshot::{NoSnapshot, Snapshot};
 use crate::state::WorkerState;
 use crate::storage::WorkerStorage;
-use multiraft::{CompletionSink, GroupId, RestoredGroup, Space};
+use crate::stream::Door;
+use multiraft::{CompletionSink, GroupId, RestoredGroup, SnapshotStaging, Space};
 use redb::Database;
 use std::fs::{OpenOptions, TryLockError};
 use std::os::unix::fs::OpenOptionsExt;
@@ -180,10 +181,12 @@ impl Store {
 
     /// Begins to stage a snapshot that arrives. `None`: too many are being staged already, or disk space is short.
     pub fn stage(&self) -> Option<Staging> {
-        if self.engine.disk_space() != Space::Ample {
-            return None;
-        }
         Staging::begin(Arc::clone(&self.engine))
+    }
+
+    /// The way in for snapshots that arrive as bytes, as [`WorkerStorage`] gives them out.
+    pub fn staging(&self) -> Arc<dyn SnapshotStaging> {
+        Arc::new(Door(Arc::clone(&self.engine)))
     }
 
     /// Begins to read a group's state as of its last durable checkpoint.

@@ -6,6 +6,8 @@ use super::desk::ThreadBell;
 use crate::event::{Control, Event};
 use crate::inbox::{Doorbell, Inbox, InboxLimits, InboxSender};
 use crate::network::RaftNetwork;
+use crate::receiving::Snapshots;
+use crate::snapshot::SnapshotStaging;
 use crate::storage::{Completion, CompletionSink};
 use crate::types::{GroupId, NodeId, Ticket};
 use crate::wire::{self, DecodeError, GroupMessage};
@@ -120,10 +122,28 @@ impl Intake {
             Control::Campaign(group)
             | Control::Transfer { group, .. }
             | Control::Change { group, .. }
-            | Control::Delay { group, .. } => *group,
+            | Control::Delay { group, .. }
+            | Control::Truncate { group, .. } => *group,
             Control::Stop => return self.stop(),
         };
         self.sender(group).push(Event::Control(control));
+    }
+
+    /// Frames of entries to `node` were lost before they left: a lane was full.
+    pub fn unreachable(&self, node: NodeId) {
+        let tell = |slot: &Slot| slot.sender.push(Event::Unreachable(node));
+        self.slots.iter().for_each(tell);
+    }
+
+    /// Takes the snapshots that other nodes send, for the transport to hand its streams to.
+    pub fn snapshots(&self, staging: Arc<dyn SnapshotStaging>) -> Snapshots {
+        let intake = self.clone();
+        Snapshots::new(staging, Arc::new(move |group| intake.sender(group).clone()))
+    }
+
+    /// The way into one worker's inbox.
+    pub(super) fn way_into(&self, worker: usize) -> InboxSender {
+        self.slots[worker].sender.clone()
     }
 
     /// What the store reports worker `worker`'s completions to. What waited for the fsync leaves on the store's

@@ -101,9 +101,11 @@ impl Host {
                 restored,
             } = parts;
             let network = Arc::clone(&network);
+            let mut worker = Worker::new(storage, network, machine, restored, options.clone(), clock.now());
+            worker.connect(intake.way_into(number));
             let seat = Seat {
                 number,
-                worker: Worker::new(storage, network, machine, restored, options.clone(), clock.now()),
+                worker,
                 inbox: intake.take_inbox(number),
                 clock,
                 observer: Arc::clone(&observer),

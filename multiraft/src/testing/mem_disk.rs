@@ -3,6 +3,7 @@
 
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::room::Room;
+use crate::snapshot::{SnapshotHead, SnapshotReader, SnapshotStaging, SnapshotWriter, Staged};
 use crate::storage::{
     Birth, Completion, CompletionSink, CutId, FetchRequest, GroupRow, GroupWrite, Install, LogBatch,
     RaftStorage, RestoredGroup, StagingId, Tombstone,
@@ -169,6 +170,11 @@ impl MemDisk {
             .insert(group, state);
     }
 
+    /// Snapshots that are staged and not installed.
+    pub fn staged(&self) -> usize {
+        self.lock().staged.len()
+    }
+
     /// The group's state in the last committed checkpoint.
     pub fn state(&self, group: GroupId) -> Option<Bytes> {
         self.lock().states.get(&group).cloned()
@@ -250,12 +256,98 @@ impl RaftStorage for MemStorage {
         self.disk.lock().room
     }
 
+    fn snapshot(&mut self, group: GroupId) -> Box<dyn SnapshotReader> {
+        Box::new(MemReader {
+            disk: self.disk.clone(),
+            group,
+            state: Bytes::new(),
+        })
+    }
+
     fn may_bear(&self, group: GroupId, replica: ReplicaId) -> bool {
         !self.disk.lock().is_forbidden(group, replica)
     }
 
     fn is_settled(&self, group: GroupId) -> bool {
         self.disk.lock().is_settled(group)
+    }
+}
+
+/// Reads a group's state as of its row, in pieces of a few bytes.
+struct MemReader {
+    disk: MemDisk,
+    group: GroupId,
+    state: Bytes,
+}
+
+impl SnapshotReader for MemReader {
+    fn open(&mut self) -> Result<SnapshotHead, String> {
+        let disk = self.disk.lock();
+        let (row, state) = (disk.rows.get(&self.group), disk.states.get(&self.group));
+        let (row, state) = row.zip(state).ok_or("no checkpoint holds the group yet")?;
+        self.state = state.clone();
+        Ok(SnapshotHead {
+            snapshot: row.applied,
+            membership: row.membership.clone(),
+            descriptor: row.descriptor.clone(),
+        })
+    }
+
+    fn next(&mut self) -> Result<Option<Bytes>, String> {
+        const PIECE_BYTES: usize = 7;
+        let piece = self.state.split_to(self.state.len().min(PIECE_BYTES));
+        Ok(Some(piece).filter(|piece| !piece.is_empty()))
+    }
+}
+
+/// Collects a snapshot's pieces.
+struct MemWriter {
+    disk: MemDisk,
+    state: Vec<u8>,
+}
+
+impl SnapshotWriter for MemWriter {
+    fn piece(&mut self, piece: Bytes) -> Result<(), String> {
+        self.state.extend_from_slice(&piece);
+        Ok(())
+    }
+
+    fn finish(self: Box<Self>) -> Result<Box<dyn Staged>, String> {
+        let staging = self.disk.stage_snapshot(self.state.into());
+        Ok(Box::new(MemStaged {
+            disk: self.disk,
+            staging: Some(staging),
+        }))
+    }
+}
+
+/// What was staged, until somebody takes it over.
+#[derive(Debug)]
+struct MemStaged {
+    disk: MemDisk,
+    staging: Option<StagingId>,
+}
+
+impl Staged for MemStaged {
+    fn hand_over(mut self: Box<Self>) -> StagingId {
+        self.staging.take().expect("handed over once")
+    }
+}
+
+impl Drop for MemStaged {
+    fn drop(&mut self) {
+        if let Some(staging) = self.staging {
+            self.disk.lock().staged.remove(&staging);
+        }
+    }
+}
+
+impl SnapshotStaging for MemDisk {
+    fn stage(&self) -> Result<Box<dyn SnapshotWriter>, String> {
+        Ok(Box::new(MemWriter {
+            disk: self.clone(),
+            state: Vec::new(),
+        }))
     }
 }
 

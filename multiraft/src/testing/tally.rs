@@ -104,6 +104,13 @@ impl StateMachine for Tally {
         let before = self.groups.insert(group, sum);
         assert!(before.is_none(), "{group} is opened twice");
     }
+
+    fn install(&mut self, group: GroupId, _descriptor: &Bytes, snapshot: EntryId) {
+        let state = self.disk.state(group).expect("what is installed is on the disk");
+        let sum = Sum::decode(&state);
+        assert_eq!(sum.applied, snapshot, "{group}: another snapshot's state");
+        self.groups.insert(group, sum);
+    }
 }
 
 impl Sum {

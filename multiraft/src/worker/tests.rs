@@ -1,6 +1,7 @@
 //! Turns of three workers in one thread: what leaves when, who is answered what, what a restart finds.
 
 use super::*;
+use crate::bulk::{Bulk, BulkHandle};
 use crate::inbox::{InboxLimits, InboxSender, SilentBell};
 use crate::limits::PAYLOAD_BYTES_MAX;
 use crate::network::{Lane, Outgoing};
@@ -14,6 +15,7 @@ use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 
 mod members;
+mod snapshots;
 
 const NODES: usize = 3;
 const GROUP: GroupId = GroupId(1);
@@ -22,11 +24,17 @@ const GROUP: GroupId = GroupId(1);
 #[derive(Clone, Debug, Default)]
 struct Wire {
     frames: Arc<Mutex<Vec<Outgoing>>>,
+    bulks: Arc<Mutex<Vec<Bulk>>>,
 }
 
 impl RaftNetwork for Wire {
     fn send(&self, outgoing: Outgoing) {
         self.frames.lock().unwrap().push(outgoing);
+    }
+
+    fn send_bulk(&self, bulk: Bulk) -> BulkHandle {
+        self.bulks.lock().unwrap().push(bulk);
+        BulkHandle::new(|| {})
     }
 }
 
@@ -90,7 +98,7 @@ impl Node {
             inbox: sender.clone(),
         })]);
         let machine = Tally::new(disk.clone());
-        let worker = Worker::new(
+        let mut worker = Worker::new(
             disk.storage(0),
             wire.clone(),
             machine,
@@ -98,6 +106,7 @@ impl Node {
             options.clone(),
             now,
         );
+        worker.connect(sender.clone());
         Node {
             disk,
             wire,

@@ -226,10 +226,10 @@ pub const TABLE: &[OptionSpec] = &[
     OptionSpec {
         key: "storage.kept_log_bytes",
         form: SIZE,
-        default: "0",
+        default: "128MiB",
         doc: "Log of each range that is kept for nodes which are down or slow, beyond what this node needs itself; 0: \
-              everything. A node that needs more than is kept can not come back yet: there are no snapshots. What is \
-              kept takes disk space; docs/operations.md.",
+              everything. A node that needs more than is kept gets a snapshot of the range, so it should be more than is \
+              written to a range while a snapshot travels. What is kept takes disk space; docs/operations.md.",
         scope: Scope::Any,
         set: |o, v| size(v, 0, 1024 * TIB).map(|n| o.storage.kept_log_bytes = n),
     },

@@ -32,6 +32,9 @@ struct Totals {
     proposed: AtomicU64,
     refusals: Mutex<Refusals>,
     snapshots_wanted: AtomicU64,
+    snapshots_sent: AtomicU64,
+    snapshots_failed: AtomicU64,
+    snapshots_installed: AtomicU64,
 }
 
 impl Board {
@@ -59,8 +62,17 @@ impl Board {
         let totals = &self.totals[worker];
         totals.elected.store(counters.elected, Ordering::Relaxed);
         totals.proposed.store(counters.proposed, Ordering::Relaxed);
-        let wanted = counters.snapshots_wanted;
-        totals.snapshots_wanted.store(wanted, Ordering::Relaxed);
+        for (total, count) in [
+            (&totals.snapshots_wanted, counters.snapshots_wanted),
+            (&totals.snapshots_sent, counters.snapshots_sent),
+            (&totals.snapshots_failed, counters.snapshots_failed),
+            (&totals.snapshots_installed, counters.snapshots_installed),
+        ] {
+            total.store(count, Ordering::Relaxed);
+        }
+        for (group, peer, why) in &turn.snapshots_failed {
+            tracing::warn!(%group, %peer, why, "a snapshot did not get to its replica; another one will be sent");
+        }
         *totals.refusals.lock().unwrap_or_else(PoisonError::into_inner) = counters.refusals;
         if !turn.leadership.is_empty() {
             let mut led = self.lock();
@@ -131,8 +143,13 @@ impl Board {
         };
         raise(&raft.elections_won, sum(|totals| &totals.elected));
         raise(&raft.proposals, sum(|totals| &totals.proposed));
-        let wanted = sum(|totals| &totals.snapshots_wanted);
-        raise(&raft.snapshots_wanted, wanted);
+        raise(&raft.snapshots_wanted, sum(|totals| &totals.snapshots_wanted));
+        raise(&raft.snapshots_sent, sum(|totals| &totals.snapshots_sent));
+        raise(&raft.snapshots_failed, sum(|totals| &totals.snapshots_failed));
+        raise(
+            &raft.snapshots_installed,
+            sum(|totals| &totals.snapshots_installed),
+        );
     }
 
     /// What was refused for want of room, by all workers, in the order of the metrics' labels.

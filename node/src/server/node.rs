@@ -175,7 +175,7 @@ impl Core {
             frames: Arc::new(Frames(intake.clone())),
             calls: calls.clone(),
             clients: clients.clone(),
-            bulk: Arc::new(multiraft::NoBulk),
+            bulk: Arc::new(intake.snapshots(opened.store.staging())),
         };
         let config = config(plan, opened.incarnation)?;
         let transport = Transport::start(config, network.handle(), sinks).map_err(transport_failure)?;

@@ -4,8 +4,8 @@ use super::board::Board;
 use crate::stages::Follower;
 use multiraft::host::{Intake, Observer};
 use multiraft::{
-    Completion, CompletionSink, Counters, CutId, FetchRequest, GroupId, GroupRow, Index, LogBatch, NodeId,
-    RaftStorage, ReplicaId, Room, Turn,
+    Completion, CompletionSink, Counters, CutId, FetchRequest, GroupId, GroupRow, Index, Lane, LogBatch,
+    NodeId, RaftStorage, ReplicaId, Room, SnapshotReader, Turn,
 };
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -54,6 +54,10 @@ impl RaftStorage for FollowedStorage {
         self.log.may_bear(group, replica)
     }
 
+    fn snapshot(&mut self, group: GroupId) -> Box<dyn SnapshotReader> {
+        self.log.snapshot(group)
+    }
+
     fn is_settled(&self, group: GroupId) -> bool {
         self.log.is_settled(group)
     }
@@ -85,6 +89,12 @@ impl FrameSink for Frames {
     fn deliver(&self, from: NodeId, frame: bytes::Bytes) {
         if let Err(error) = self.0.deliver(from, &frame) {
             tracing::warn!(from = from.0, %error, "dropped a frame that does not decode");
+        }
+    }
+
+    fn lane_full(&self, peer: NodeId, lane: Lane) {
+        if lane == Lane::Entries {
+            self.0.unreachable(peer);
         }
     }
 }

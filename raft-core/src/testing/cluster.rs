@@ -52,8 +52,6 @@ pub struct Cluster {
 pub struct Parcel {
     /// Who sends it.
     pub from: ReplicaId,
-    /// In which term.
-    pub term: Term,
     /// The order.
     pub order: SnapshotOrder,
     /// What was read for it, once it was.
@@ -408,7 +406,7 @@ impl Cluster {
         let start = self.hosts[&from].starts;
         let arriving = Arriving { from, start, order };
         self.tell(format_args!("{from}->{to} snapshot {snapshot}"));
-        match self.install(to, from, parcel.term, snapshot, arriving) {
+        match self.install(to, from, parcel.order.term, snapshot, arriving) {
             Some(Ok(())) => {}
             Some(Err(Ignored::KnownSnapshot)) => {
                 let commit = self.replica(to).map_or(Index(0), |replica| replica.marks.commit);
@@ -623,10 +621,8 @@ impl Cluster {
         }
         for order in ready.snapshots {
             self.tell(format_args!("{id} {order}"));
-            let term = self.replica(id).expect("it gave the order").hard.term;
             self.parcels.push(Parcel {
                 from: id,
-                term,
                 order,
                 snapshot: None,
             });
