@@ -350,7 +350,14 @@ impl Group {
             self.bytes -= lost.bytes;
             answers.push((lost.ticket, Outcome::Unknown));
         }
-        if self.proposed.is_empty() {
+        if self
+            .changing
+            .as_ref()
+            .is_some_and(|changing| changing.id.index <= snapshot.index)
+        {
+            self.give_up_change(answers);
+        }
+        if self.proposed.is_empty() && self.changing.is_none() {
             self.doubt = None;
         }
     }

@@ -174,8 +174,6 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         }
         for order in orders {
             self.counters.snapshots_wanted += 1;
-            let nodes = &group.replica.membership().nodes;
-            let node = nodes.get(&order.peer).copied();
             self.shipping.order(Order {
                 address: Address {
                     group: id,
@@ -184,7 +182,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                     term: order.term,
                 },
                 life,
-                node: node.expect("peers are members"),
+                node: group.node_of(order.peer).expect("peers are members"),
                 id: order.id,
                 at_least: order.at_least,
             });
