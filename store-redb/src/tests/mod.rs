@@ -8,6 +8,7 @@ mod flips;
 mod format;
 mod lives;
 mod lone;
+mod members;
 mod node;
 mod offline;
 mod reads;

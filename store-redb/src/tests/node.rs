@@ -22,6 +22,8 @@ pub(super) struct Group {
     pub(super) applied: EntryId,
     pub(super) last: EntryId,
     descriptor: Bytes,
+    /// As of `applied`.
+    membership: Membership,
     /// Entries that are not applied yet.
     waiting: Vec<Entry>,
 }
@@ -121,6 +123,7 @@ impl Node {
             applied: at(restored.applied),
             last,
             descriptor: found.descriptor,
+            membership: restored.membership.clone(),
             waiting: restored
                 .entries
                 .iter()
@@ -141,6 +144,9 @@ impl Node {
             }
             let entry = found.waiting.remove(0);
             found.applied = entry.id;
+            if let Payload::Membership(membership) = &entry.payload {
+                found.membership = membership.clone();
+            }
             if let Payload::Command(_, command) = entry.payload {
                 self.execute(group, entry.id, std::str::from_utf8(&command).unwrap());
             }
@@ -187,6 +193,7 @@ impl Node {
             applied: birth.base,
             last: birth.base,
             descriptor: birth.descriptor.clone(),
+            membership: birth.membership.clone(),
             waiting: Vec::new(),
         };
         self.groups.insert(birth.group, group);
@@ -322,6 +329,7 @@ impl Node {
                     found.last = install.snapshot;
                     found.waiting.clear();
                     found.descriptor = install.descriptor.clone();
+                    found.membership = install.membership.clone();
                 }
             }
         }
@@ -337,7 +345,7 @@ impl Node {
             replica: found.replica,
             life: Life(1),
             applied: found.applied,
-            membership: members(*group),
+            membership: found.membership.clone(),
             descriptor: found.descriptor.clone(),
         });
         self.storage.freeze(cut, rows.collect());
