@@ -304,8 +304,8 @@ impl Engine {
     }
 
     /// After the workers and the threads ended: writes everything out and empties the ring. False: some group's
-    /// state machine did not say up to where its state goes, a split is younger than its groups' rows, or there is no
-    /// disk space: the log has to stay.
+    /// state machine did not say up to where its state goes, a split is younger than its groups' rows or was not replayed,
+    /// or there is no disk space: the log has to stay.
     pub(crate) fn final_checkpoint(&self) -> bool {
         if !self.may_close() {
             return false;
@@ -325,6 +325,9 @@ impl Engine {
         let plan = {
             let mut index = lock(&self.index);
             index.take_applied(&frozen);
+            if !index.children_ahead().is_empty() {
+                return false;
+            }
             let durable = index.durable;
             index.plan(Some(durable))
         };
@@ -412,6 +415,7 @@ impl LogIndex {
     /// saw) is no longer needed.
     fn plan(&mut self, bound: Option<Position>) -> Plan {
         let bound = bound.unwrap_or(self.captured);
+        let ahead = self.children_ahead();
         let died = self.take_dying();
         let lives = &mut self.lives;
         let buried = std::mem::take(&mut lives.unwritten);
@@ -442,7 +446,7 @@ impl LogIndex {
                     .extend(stale(log.cold, keep).map(|range| (*group, range)));
                 plan.cold.push((*group, keep));
             }
-            if std::mem::take(&mut log.is_dirty) {
+            if !ahead.contains(group) && std::mem::take(&mut log.is_dirty) {
                 plan.rows.push((*group, log.replica, log.encode_row()));
             }
         }
@@ -451,7 +455,10 @@ impl LogIndex {
                 .into_iter()
                 .filter(|group| !self.groups.contains_key(group)),
         );
-        self.captured = self.durable;
+        // The records of their births stay until a checkpoint has their rows.
+        if ahead.is_empty() {
+            self.captured = self.durable;
+        }
         plan
     }
 

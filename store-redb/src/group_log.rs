@@ -7,7 +7,7 @@ use crate::lives::Lives;
 use crate::record::{Born, Installed, OpId, PlacedEntry};
 use crate::span::Places;
 use bytes::Bytes;
-use multiraft::{EntryId, GroupId, GroupRow, HardState, Index, Membership, ReplicaId, Term};
+use multiraft::{EntryId, GroupId, GroupRow, HardState, Index, Membership, ReplicaId, Split, Term};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -66,6 +66,21 @@ pub(crate) struct LogIndex {
     pub(crate) lives: Lives,
 }
 
+/// The entry that a group was split off by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SplitAt {
+    pub(crate) parent: GroupId,
+    /// In the parent's log.
+    pub(crate) at: Index,
+}
+
+impl From<Split> for SplitAt {
+    fn from(split: Split) -> SplitAt {
+        let Split { parent, at, .. } = split;
+        SplitAt { parent, at }
+    }
+}
+
 /// One group's log.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupLog {
@@ -74,8 +89,8 @@ pub(crate) struct GroupLog {
     pub(crate) began: OpId,
     /// Where its data lives, as of `applied`.
     pub(crate) places: Arc<Places>,
-    /// The group that must be replayed to make this one's state, until a durable row holds it.
-    pub(crate) parent: Option<GroupId>,
+    /// What another group must be replayed past to make this one's state, until a durable row holds it.
+    pub(crate) parent: Option<SplitAt>,
     /// A durable checkpoint holds a row of this replica.
     pub(crate) has_row: bool,
     pub(crate) hard_state: HardState,
@@ -111,7 +126,7 @@ impl GroupLog {
             vote: None,
         };
         GroupLog {
-            parent: birth.split.map(|split| split.parent),
+            parent: birth.split.map(SplitAt::from),
             hard_state: birth.split.map_or(fresh, |split| split.hard_state),
             descriptor: birth.descriptor.clone(),
             ..GroupLog::begin(

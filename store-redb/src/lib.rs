@@ -21,6 +21,7 @@ mod memory;
 mod node_file;
 mod offline;
 mod options;
+mod order;
 mod overlay;
 mod pages;
 mod record;

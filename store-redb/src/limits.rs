@@ -105,7 +105,7 @@ pub(crate) const OFFERED_BYTES: usize = 1 << 20;
 /// Most bytes of one row of a snapshot: both ends hold a row whole.
 pub(crate) const STREAMED_ROW_BYTES_MAX: usize = 64 << 20;
 
-/// Rows and chunks that one transaction deletes of slots that nobody maps.
+/// Rows and chunks that one transaction deletes of slots that nobody maps, unless the options say fewer.
 pub(crate) const DELETED_ROWS_MAX: usize = 4096;
 
 /// Snapshots that may be read at the same time: each pins pages of redb.

@@ -2,7 +2,7 @@
 //! still needs whom. Recovery asks the same questions of the ring. Rules: `DESIGN.md`, "Lives".
 
 use crate::engine::{Engine, lock};
-use crate::group_log::{GroupLog, LogIndex};
+use crate::group_log::{GroupLog, LogIndex, SplitAt};
 use crate::record::{Born, Fate, Installed, OpId};
 use crate::span::{Piece, Places};
 use crate::state::Child;
@@ -193,9 +193,26 @@ impl LogIndex {
 
     /// False while some child of this group needs its replay.
     pub(crate) fn is_settled(&self, group: GroupId) -> bool {
-        let mut children = self.groups.values().filter_map(|log| log.parent);
+        let mut children = self
+            .groups
+            .values()
+            .filter_map(|log| log.parent.map(|split| split.parent));
         let mut expected = self.lives.expected.values();
         !children.any(|parent| parent == group) && !expected.any(|parent| *parent == group)
+    }
+
+    /// Children whose state is not in redb with the next checkpoint: their parents froze, or were restored, before the
+    /// split, and what is frozen lacks what they applied since. A row would say that nobody need be replayed.
+    pub(crate) fn children_ahead(&self) -> BTreeSet<GroupId> {
+        let is_ahead = |split: SplitAt| {
+            let parent = self.groups.get(&split.parent).expect("a parent is not removed");
+            parent.applied.index < split.at
+        };
+        let children = self.groups.iter();
+        children
+            .filter(|(_, log)| log.parent.is_some_and(is_ahead))
+            .map(|(group, _)| *group)
+            .collect()
     }
 
     /// What a split makes of the child.
@@ -262,7 +279,7 @@ impl GroupLog {
         };
         if self.replica == birth.replica {
             self.keep_promises(split.hard_state);
-            self.parent = Some(split.parent).filter(|_| !self.has_row);
+            self.parent = Some(split.into()).filter(|_| !self.has_row);
         }
     }
 

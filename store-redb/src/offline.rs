@@ -9,6 +9,7 @@ use crate::header::{Position, Slot as HeaderSlot};
 use crate::limits::{BLOCK_BYTES, LOG_AT, RING_BYTES_MIN};
 use crate::node_file::io_error;
 use crate::options::Options;
+use crate::order::Order;
 use crate::overlay::Overlay;
 use crate::record::{Fate, HEADER_BYTES, Op, ParsedWrite, RecordHeader, parse};
 use crate::recover::{check_pages, open_error, recover, whose};
@@ -366,8 +367,10 @@ impl Offline {
     }
 
     fn dump_cold(&self, take: &mut TakeOf<'_>) -> Result<(), Broken> {
+        let mut order = Order::of_all();
         for row in self.engine.begin_read()?.open_table(COLD)?.iter()? {
             let (key, row) = row?;
+            order.pass(key.value())?;
             let (group, index) = split_cold_key(key.value());
             let entry = read_entry(group, index, unseal(key.value(), row.value())?)?;
             let cells = vec![
@@ -387,8 +390,10 @@ impl Offline {
         let owners = self.owners();
         let transaction = self.engine.begin_read()?;
         let base = Base::open(&transaction)?;
+        let mut order = Order::of_all();
         for row in base.data.iter()? {
             let (key, row) = row?;
+            order.pass(key.value())?;
             let group = owner(&owners, key.value())?;
             let value = base.value(key.value(), row.value())?;
             let cells = vec![
@@ -497,8 +502,13 @@ fn count<K: Key + 'static, V: RedbValue + 'static>(
     let name = redb::TableHandle::name(&table).to_string();
     let table = transaction.open_table(table)?;
     let mut rows = 0;
+    let mut order = Order::of_all();
     for row in table.iter()? {
         let (key, row) = row?;
+        if let Err(malformed) = order.pass(K::as_bytes(&key.value()).as_ref()) {
+            problems.push(format!("table {name}, behind row {rows}: {}", malformed.0));
+            break; // it might never end
+        }
         rows += 1;
         if let Err(Broken::Corrupt(what)) = visit(key.value(), row.value()) {
             problems.push(format!("table {name}, row {rows}: {what}"));

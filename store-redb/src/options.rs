@@ -2,8 +2,8 @@
 
 use crate::error::{Fatal, exit_process};
 use crate::limits::{
-    BLOCK_BYTES, RING_BYTES_MAX, RING_BYTES_MIN, SCRUB_INTERVAL, SCRUB_RATE, SEGMENT_BYTES_MIN, SEGMENTS,
-    SNAPSHOT_SECONDS,
+    BLOCK_BYTES, DELETED_ROWS_MAX, RING_BYTES_MAX, RING_BYTES_MIN, SCRUB_INTERVAL, SCRUB_RATE,
+    SEGMENT_BYTES_MIN, SEGMENTS, SNAPSHOT_SECONDS,
 };
 use multiraft::{NodeId, Space};
 use std::fmt;
@@ -40,6 +40,8 @@ pub struct CommitSample {
     pub batches: usize,
     /// Entries in the record.
     pub entries: usize,
+    /// Births, installs and tombstones in it.
+    pub fates: usize,
     /// Bytes written, padding included.
     pub bytes: usize,
 }
@@ -100,6 +102,8 @@ pub struct Options {
     pub scrub_rate: u64,
     /// From the beginning of one of its passes to the next.
     pub scrub_interval: Duration,
+    /// Rows and chunks that one transaction deletes of what no group maps any more.
+    pub slice_rows: usize,
     /// 24 random bytes for a new file: its uuid, and the salt of its checksums.
     pub entropy: Entropy,
     /// Ends the process after a failed write or a failed checksum.
@@ -125,6 +129,7 @@ impl Options {
             snapshot_time: Duration::from_secs(SNAPSHOT_SECONDS),
             scrub_rate: SCRUB_RATE,
             scrub_interval: SCRUB_INTERVAL,
+            slice_rows: DELETED_ROWS_MAX,
             entropy: system_entropy,
             fatal: exit_process,
             on_commit: None,

@@ -12,6 +12,7 @@ use crate::lives::{Lives, is_known, is_progress};
 use crate::memory::Memory;
 use crate::node_file::{Found, NodeFile, RedbPart, check_identity, io_error};
 use crate::options::{Identity, Options};
+use crate::order::Order;
 use crate::record::{Born, Fate, HEADER_BYTES, Installed, Op, OpId, ParsedWrite, RecordHeader, parse};
 use crate::ring::Ring;
 use crate::span::Piece;
@@ -223,8 +224,10 @@ fn each_row<const N: usize>(
     mut each: impl FnMut(&[u8; N], &[u8]) -> Result<(), Broken>,
 ) -> Result<(), Broken> {
     let mut seen = 0;
+    let mut order = Order::of_all();
     for row in table.iter()? {
         let (key, row) = row?;
+        order.pass(key.value())?;
         each(key.value(), row.value())?;
         seen += 1;
     }
@@ -264,8 +267,8 @@ fn open_memories(
 /// The group that must be replayed before this one; itself, if none.
 fn elder(groups: &BTreeMap<GroupId, FoundGroup>, group: GroupId) -> GroupId {
     let mut elder = group;
-    while let Some(parent) = groups.get(&elder).and_then(|found| found.log.parent) {
-        elder = parent;
+    while let Some(split) = groups.get(&elder).and_then(|found| found.log.parent) {
+        elder = split.parent;
     }
     elder
 }
@@ -657,7 +660,7 @@ impl FoundGroup {
                 checkpointed: log.applied.index,
             },
             descriptor: log.descriptor.clone(),
-            after: log.parent,
+            after: log.parent.map(|split| split.parent),
         })
     }
 }

@@ -4,7 +4,7 @@
 use crate::engine::{Engine, lock};
 use crate::group_log::LogIndex;
 use crate::install::StagedRows;
-use crate::limits::DELETED_ROWS_MAX;
+use crate::order::Order;
 use crate::slot::Slot;
 use crate::span::{Piece, Span};
 use crate::tables::{Broken, CHUNKS, DATA, DataWriter};
@@ -17,6 +17,8 @@ pub(crate) struct Chores {
     staged: Vec<StagedRows>,
     /// To be deleted; afterwards what is left of it.
     dead: Vec<Piece>,
+    /// How much of that at once.
+    slice_rows: usize,
 }
 
 impl Chores {
@@ -27,13 +29,16 @@ impl Chores {
                 writer.write(&piece.slot.key(key), Some(value))?;
             }
         }
-        delete_slice(writer, &mut self.dead)
+        delete_slice(writer, &mut self.dead, self.slice_rows)
     }
 }
 
-/// Deletes at most [`DELETED_ROWS_MAX`] rows and chunks of these pieces, and keeps what is left of them.
-fn delete_slice(writer: &mut DataWriter<'_>, pieces: &mut Vec<Piece>) -> Result<(), Broken> {
-    let mut budget = DELETED_ROWS_MAX;
+/// Deletes about `budget` rows and chunks of these pieces, and keeps what is left of them.
+fn delete_slice(
+    writer: &mut DataWriter<'_>,
+    pieces: &mut Vec<Piece>,
+    mut budget: usize,
+) -> Result<(), Broken> {
     while let Some(piece) = pieces.last_mut() {
         let keys = writer.some_keys(
             &piece.span.lower(piece.slot),
@@ -78,6 +83,7 @@ impl Engine {
         Chores {
             staged: lock(&self.stagings).take_waiting(),
             dead: std::mem::take(&mut lock(&self.index).lives.dead),
+            slice_rows: self.options.slice_rows,
         }
     }
 
@@ -134,7 +140,10 @@ fn all_slots(data: &ReadOnlyTable<&[u8], &[u8]>) -> Result<Vec<Piece>, Broken> {
     let mut found = Vec::new();
     let mut from = Vec::new();
     while let Some(first) = data.range(from.as_slice()..)?.next() {
-        let slot = Slot::of(first?.0.value())?;
+        let (key, _) = first?;
+        // Without this a damaged page in front of the place that is asked for is found again and again.
+        Order::within(&from, None).pass(key.value())?;
+        let slot = Slot::of(key.value())?;
         let span = Span::whole();
         found.push(Piece { span, slot });
         from = slot.end();

@@ -5,6 +5,7 @@ use crate::engine::{Engine, lock};
 use crate::group_log::Row;
 use crate::install::Rows;
 use crate::limits::SNAPSHOTS_MAX;
+use crate::order::Order;
 use crate::slot::Slot;
 use crate::span::Piece;
 use crate::tables::{Base, Broken, GROUPS, group_key, unseal};
@@ -149,9 +150,11 @@ impl Snapshot {
     ) -> Result<bool, Broken> {
         let lower = self.next.take().unwrap_or_else(|| piece.span.lower(piece.slot));
         let upper = piece.span.upper(piece.slot);
+        let mut order = Order::within(&lower, Some(&upper));
         for row in base.data.range(lower.as_slice()..upper.as_slice())? {
             let (stored_key, row) = row?;
             let stored_key = stored_key.value();
+            order.pass(stored_key)?;
             let key = Bytes::copy_from_slice(Slot::user_key(stored_key)?);
             let value = base.value(stored_key, row.value())?;
             *bytes += key.len() + value.len();

@@ -13,8 +13,8 @@
 
 use crate::engine::{Engine, lock};
 use crate::limits::{
-    DELETED_ROWS_MAX, NEED_BYTES_FIXED, PAGE_BYTES, PAGES_PER_ENTRY_PERCENT, SHORT_SHARE,
-    SPACE_COUNT_PATIENCE, STAGED_BYTES_MAX,
+    NEED_BYTES_FIXED, PAGE_BYTES, PAGES_PER_ENTRY_PERCENT, SHORT_SHARE, SPACE_COUNT_PATIENCE,
+    STAGED_BYTES_MAX,
 };
 use crate::memory::Frozen;
 use crate::tables::Broken;
@@ -213,7 +213,7 @@ impl Engine {
     fn with_chores(&self, work: Work) -> Work {
         let rows = STAGED_BYTES_MAX as u64 / self.space.get(|watch| &watch.entry_bytes);
         Work {
-            entries: work.entries + rows + DELETED_ROWS_MAX as u64,
+            entries: work.entries + rows + self.options.slice_rows as u64,
             bytes: work.bytes + STAGED_BYTES_MAX as u64,
             ..work
         }

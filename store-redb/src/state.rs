@@ -2,6 +2,7 @@
 
 use crate::engine::{Engine, lock};
 use crate::memory::{Key, Memory, Remembered};
+use crate::order::Order;
 use crate::slot::SLOT_BYTES;
 use crate::span::{Piece, Span};
 use crate::tables::{Base, Broken};
@@ -188,9 +189,11 @@ impl<'a> Merge<'a> {
     fn run(&mut self, base: &Base, piece: &Piece, visit: &mut Visit<'_>) -> Result<ControlFlow<()>, Broken> {
         let lower = piece.span.lower(piece.slot);
         let upper = piece.span.upper(piece.slot);
+        let mut order = Order::within(&lower, Some(&upper));
         for row in base.data.range(lower.as_slice()..upper.as_slice())? {
             let (stored_key, row) = row?;
             let stored_key = stored_key.value();
+            order.pass(stored_key)?;
             let key = &stored_key[SLOT_BYTES..];
             if self.visit_before(key, visit).is_break() {
                 return Ok(ControlFlow::Break(()));

@@ -3,6 +3,7 @@
 
 use crate::codec::{Malformed, Reader, pair_checksum, put_varint};
 use crate::limits::{CHUNK_BYTES_MIN, CHUNK_ROW_BYTES, INLINE_BYTES_MAX};
+use crate::order::Order;
 use bytes::Bytes;
 use multiraft::{GroupId, Index};
 use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, Table, TableDefinition};
@@ -154,10 +155,16 @@ impl Base {
     /// redb does not verify what it reads: where a key is missing, one of the rows beside its place may be the one that
     /// is looked for, with a damaged key.
     fn check_absent(&self, key: &[u8]) -> Result<(), Broken> {
-        let before = self.data.range(..key)?.next_back();
-        let after = self.data.range(key..)?.next();
-        for row in before.into_iter().chain(after) {
+        if let Some(row) = self.data.range(..key)?.next_back() {
             let (found, row) = row?;
+            Order::within(&[], Some(key)).pass(found.value())?;
+            unseal(found.value(), row.value())?;
+        }
+        if let Some(row) = self.data.range(key..)?.next() {
+            let (found, row) = row?;
+            let mut order = Order::of_all();
+            order.pass(key)?;
+            order.pass(found.value())?;
             unseal(found.value(), row.value())?;
         }
         Ok(())
@@ -210,13 +217,23 @@ impl DataWriter<'_> {
 
     /// The first stored keys of a range.
     pub(crate) fn some_keys(&self, lower: &[u8], upper: &[u8], most: usize) -> Result<Vec<Vec<u8>>, Broken> {
+        let mut order = Order::within(lower, Some(upper));
         let rows = self.data.range(lower..upper)?.take(most);
-        rows.map(|row| Ok(row?.0.value().to_vec())).collect()
+        rows.map(|row| {
+            let (key, _) = row?;
+            order.pass(key.value())?;
+            Ok(key.value().to_vec())
+        })
+        .collect()
     }
 
-    /// Removes the value under a stored key; returns the number of its chunks.
+    /// Removes the value under a stored key, which a walk has just shown; returns the number of its chunks.
     pub(crate) fn delete(&mut self, key: &[u8]) -> Result<usize, Broken> {
-        let chunks = self.remove_row(key)?;
+        let chunks = match self.data.remove(key)? {
+            // Whoever deletes would be shown it again and again.
+            None => return Err(Malformed("a row that a walk shows is not found").into()),
+            Some(old) => chunks_of(key, old.value())?,
+        };
         for number in 0..chunks {
             self.chunks.remove(chunk_key(key, number).as_slice())?;
         }

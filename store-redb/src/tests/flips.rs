@@ -312,6 +312,35 @@ fn a_flip_in_a_row_is_noticed_or_hits_an_old_copy() {
     }
 }
 
+/// A damaged branch sends walks to wrong pages: they may go back, and without a check for ever.
+#[test]
+fn a_flip_in_a_branch_ends_in_a_verdict() {
+    const BRANCH: u8 = 2;
+    let disk = node();
+    let expected = known(&disk);
+    let blocks = disk.blocks().into_iter().filter(|block| *block < LOG_AT);
+    let branches = blocks.filter(|block| {
+        let mut first = [0];
+        disk.read_at(*block, &mut first).unwrap();
+        first[0] == BRANCH
+    });
+    let used = |block: &u64| {
+        let mut page = vec![0; BLOCK_BYTES as usize];
+        disk.read_at(*block, &mut page).unwrap();
+        let length = page.iter().rposition(|byte| *byte != 0).unwrap_or(0);
+        *block..*block + length as u64
+    };
+    let bytes: Vec<u64> = branches.flat_map(|block| used(&block)).collect();
+    assert!(bytes.len() > 100, "{} bytes of branches", bytes.len());
+    let step = bytes.len().div_ceil(if is_thorough() { 6_000 } else { 400 });
+    let flips = bytes.iter().step_by(step);
+    let tally = tally(&disk, &expected, flips.map(|offset| ("branch".into(), *offset)));
+    for fate in [Fate::Wrong, Fate::Forgotten, Fate::Misnamed] {
+        assert_eq!(count(&tally, "branch", fate), 0, "{fate:?}: {tally:?}");
+    }
+    assert!(count(&tally, "branch", Fate::Noticed) > 4, "{tally:?}");
+}
+
 #[test]
 fn a_flip_anywhere_in_redb_is_never_read_as_another_value() {
     let disk = node();

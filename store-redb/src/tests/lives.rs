@@ -335,6 +335,59 @@ fn a_birth_is_history_once_the_child_has_a_row() {
     assert_eq!(node.group(CHILD), rows(&[RIGHT, &[("q", "5")]].concat()));
 }
 
+/// The cut is from before the split; the record of the birth is there before the checkpoint is written.
+#[test]
+fn a_checkpoint_from_before_a_split_holds_no_row_of_the_child() {
+    let disk = new_disk();
+    let mut node = founded(&disk);
+    node.write(PARENT, 1, &[put("n", "4"), split(CHILD, "m")], 2);
+    node.commit();
+    node.freeze();
+    node.apply(PARENT, 5);
+    node.commit(); // the birth
+    assert!(node.store.checkpoint_once());
+    assert!(
+        !node.storage.is_settled(PARENT),
+        "the child's keys are its parent's in redb"
+    );
+    let disk = kill(node, &disk);
+    let mut node = Node::open(&disk);
+    let child = node.restored.iter().find(|group| group.group == CHILD).unwrap();
+    assert_eq!(child.after, Some(PARENT));
+    assert_split(&node);
+    (0..2).for_each(|_| node.checkpoint());
+    assert!(node.storage.is_settled(PARENT));
+    assert_split(&Node::open(&kill(node, &disk)));
+}
+
+/// Checkpoints between a restart and the replay of the parent keep the record of the birth.
+#[test]
+fn checkpoints_before_the_replay_of_a_split_lose_nothing() {
+    let disk = new_disk();
+    let mut node = split_in_memory(&disk);
+    node.commit();
+    let disk = kill(node, &disk);
+    let opened = Store::open_on(Arc::clone(&disk) as _, IDENTITY, options(1)).unwrap();
+    opened.store.connect(vec![Arc::new(Sink::default())]);
+    let (mut storage, mut state) = (opened.store.storage(0), opened.store.state(0));
+    for _ in 0..3 {
+        opened.store.want_checkpoint();
+        let cut = storage.cut_wanted().unwrap();
+        state.freeze(cut);
+        storage.freeze(cut, Vec::new());
+        assert!(opened.store.checkpoint_once());
+    }
+    assert!(!storage.is_settled(PARENT));
+    drop((storage, state));
+    assert_eq!(opened.store.close(), crate::Closed::WithLog);
+    let node = Node::open(&Arc::new(disk.kill()));
+    assert!(
+        node.restored.iter().any(|group| group.group == CHILD),
+        "born once"
+    );
+    assert_split(&node);
+}
+
 #[test]
 fn a_removed_child_is_not_born_again_by_a_replay() {
     let disk = new_disk();
