@@ -306,6 +306,7 @@ impl Engine {
                 sync,
                 batches: record.acknowledgements.len(),
                 entries: record.entries.len(),
+                fates: record.fates(),
                 bytes: record.bytes.len(),
             });
         }

@@ -107,6 +107,24 @@ impl Staging {
     }
 }
 
+/// For bugs that tests seed.
+#[cfg(any(test, feature = "testing"))]
+impl Staging {
+    /// Takes it for durable, whether it is or not.
+    pub(crate) fn believe(&self) {
+        if let Some(stage) = lock(&self.engine.stagings).open.get_mut(&self.id) {
+            stage.pieces = 0;
+        }
+    }
+
+    /// Stages into another slot.
+    pub(crate) fn redirect(&self, slot: Slot) {
+        if let Some(stage) = lock(&self.engine.stagings).open.get_mut(&self.id) {
+            stage.slot = slot;
+        }
+    }
+}
+
 impl Drop for Staging {
     fn drop(&mut self) {
         if !self.is_handed_over {

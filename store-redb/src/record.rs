@@ -148,6 +148,12 @@ impl Record {
         self.bytes.len() == HEADER_BYTES
     }
 
+    /// Births, installs and tombstones in it.
+    pub(crate) fn fates(&self) -> usize {
+        let fates = self.changes.iter();
+        fates.filter(|change| matches!(change, Change::Fate(..))).count()
+    }
+
     /// Appends what happens to a group's existence.
     pub(crate) fn put_fate(&mut self, fate: Fate) {
         let out = &mut self.bytes;

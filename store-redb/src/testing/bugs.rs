@@ -4,17 +4,20 @@
 use crate::checkpoint::write_data;
 use crate::disk::Disk;
 use crate::engine::lock;
+use crate::group_log::{GroupLog, LogIndex};
 use crate::header::{Header, Slot};
+use crate::install::Staging;
 use crate::limits::{BLOCK_BYTES, LOG_AT, MARKER_AT, RING_AT};
-use crate::record::{HEADER_BYTES, RecordHeader};
+use crate::record::{HEADER_BYTES, OpId, RecordHeader};
 use crate::slots::Chores;
+use crate::span::Piece;
 use crate::store::Store;
-use multiraft::{Index, LogBatch};
+use multiraft::{GroupId, Index, LogBatch, ReplicaId};
 use std::fmt;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// A broken promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +50,29 @@ pub enum Bug {
     ForgetsVotes,
     /// Commit marks are not in the record that acknowledges them.
     ForgetsCommitMarks,
+    /// The record of an install is written before the rows that it names are durable.
+    InstallsUnstaged,
+    /// Snapshots are staged over the state that they will replace, before any record says so.
+    StagesOverLiveState,
+    /// A checkpoint passes over the rows of logs that were installed, and the tail moves past the installs.
+    PassesInstalls,
+    /// Rows do not say with which op their log began.
+    ForgetsBeginnings,
+    /// A checkpoint does not hold the tombstones that the tail moves past.
+    ForgetsTombstones,
+    /// A checkpoint holds parents behind their splits, but no rows of children that are not durably born.
+    ForgetsNewborns,
+    /// A checkpoint holds children's rows, but their parents' rows do not know that keys went away.
+    ForgetsSplits,
+    /// The record of a birth by split does not carry the parent's commit mark.
+    ForgetsParentsMark,
+    /// What one of two groups that share a slot gives up is deleted, whatever the other one maps.
+    FreesSharedSlots,
 }
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Bug; 14] = [
+    pub const ALL: [Bug; 23] = [
         Bug::AcknowledgesEarly,
         Bug::SyncsNothing,
         Bug::SkipsPayloadChecksum,
@@ -66,7 +87,44 @@ impl Bug {
         Bug::ReusesRecordNumbers,
         Bug::ForgetsVotes,
         Bug::ForgetsCommitMarks,
+        Bug::InstallsUnstaged,
+        Bug::StagesOverLiveState,
+        Bug::PassesInstalls,
+        Bug::ForgetsBeginnings,
+        Bug::ForgetsTombstones,
+        Bug::ForgetsNewborns,
+        Bug::ForgetsSplits,
+        Bug::ForgetsParentsMark,
+        Bug::FreesSharedSlots,
     ];
+
+    /// The checks that are meant to find it: one of them stands in the failure's message.
+    pub fn found_by(self) -> &'static [&'static str] {
+        match self {
+            Bug::AcknowledgesEarly => &["[logs]", "is unreadable"],
+            Bug::ReusesRecordNumbers
+            | Bug::ForgetsVotes
+            | Bug::ForgetsCommitMarks
+            | Bug::ForgetsParentsMark => &["[logs]"],
+            Bug::HalvesCheckpoints
+            | Bug::InstallsUnstaged
+            | Bug::StagesOverLiveState
+            | Bug::ForgetsSplits
+            | Bug::FreesSharedSlots => &["[state]"],
+            Bug::KeepsIncarnation => &["[incarnation]"],
+            Bug::PassesInstalls => &["[logs]", "entries are missing"],
+            Bug::ForgetsBeginnings | Bug::ForgetsNewborns => &["[logs]", "[state]"],
+            Bug::ForgetsTombstones => &["[logs]", "a group that was not born"],
+            Bug::SyncsNothing
+            | Bug::SkipsPayloadChecksum
+            | Bug::ReleasesRoomEarly
+            | Bug::LeavesEntriesBehind
+            | Bug::TruncatesUnreflected
+            | Bug::GrowsUnannounced
+            | Bug::AttachesUnmarked
+            | Bug::TrustsCaches => &["the node file is damaged"],
+        }
+    }
 
     /// The bug with this name, as printed.
     pub fn parse(name: &str) -> Result<Bug, String> {
@@ -89,6 +147,14 @@ impl fmt::Display for Bug {
 pub(super) struct Sabotage {
     bug: Option<Bug>,
     is_open: Arc<AtomicBool>,
+    /// Set aside while a checkpoint is written.
+    aside: Arc<Mutex<Aside>>,
+}
+
+#[derive(Debug, Default)]
+struct Aside {
+    tombstones: Vec<(GroupId, ReplicaId)>,
+    dying: Vec<Piece>,
 }
 
 impl Sabotage {
@@ -96,6 +162,7 @@ impl Sabotage {
         Sabotage {
             bug,
             is_open: Arc::default(),
+            aside: Arc::default(),
         }
     }
 
@@ -130,7 +197,32 @@ impl Sabotage {
                 _ => {}
             }
         }
+        for split in batch.births.iter_mut().filter_map(|birth| birth.split.as_mut()) {
+            if self.bug == Some(Bug::ForgetsParentsMark) {
+                split.at = Index(0);
+            }
+        }
         batch
+    }
+
+    /// A snapshot begins to arrive.
+    pub(super) fn begins_to_stage(&self, store: &Store, staging: &Staging, group: GroupId) {
+        if self.bug == Some(Bug::StagesOverLiveState)
+            && let Some(log) = lock(&store.engine.index).groups.get(&group)
+            && let Some(piece) = log.places.pieces().first()
+        {
+            staging.redirect(piece.slot);
+        }
+    }
+
+    /// Whether an install may name what is not durable.
+    pub(super) fn takes_unstaged(&self) -> bool {
+        self.bug == Some(Bug::InstallsUnstaged)
+    }
+
+    /// Whether a checkpoint goes without the row of a group that was installed.
+    pub(super) fn passes_over(&self, is_new: bool) -> bool {
+        is_new && self.bug == Some(Bug::PassesInstalls)
     }
 
     /// All workers had their turn.
@@ -142,21 +234,27 @@ impl Sabotage {
         }
     }
 
-    /// A checkpoint may be ready.
-    pub(super) fn before_checkpoint(&self, store: &Store) {
+    /// A checkpoint may be ready; `installed` are groups that have no row since their install.
+    pub(super) fn before_checkpoint(&self, store: &Store, installed: &[GroupId]) {
         let engine = &store.engine;
         let frozen = engine.frozen();
         if frozen.len() < engine.options.workers {
             return;
         }
+        if self.bug == Some(Bug::HalvesCheckpoints) {
+            let database = engine.database.read().expect("nobody panics here");
+            let transaction = database.as_ref().expect("open").begin_write().expect("no fault");
+            write_data(&transaction, &frozen, &mut Chores::default()).expect("no fault");
+            // The power may be cut: what follows will find that.
+            let _ = transaction.commit();
+        }
+        drop(frozen);
+        self.meddle(store, installed);
+    }
+
+    fn meddle(&self, store: &Store, installed: &[GroupId]) {
+        let engine = &store.engine;
         match self.bug {
-            Some(Bug::HalvesCheckpoints) => {
-                let database = engine.database.read().expect("nobody panics here");
-                let transaction = database.as_ref().expect("open").begin_write().expect("no fault");
-                write_data(&transaction, &frozen, &mut Chores::default()).expect("no fault");
-                // The power may be cut: what follows will find that.
-                let _ = transaction.commit();
-            }
             Some(Bug::LeavesEntriesBehind) => leave_entries_behind(store),
             Some(Bug::TruncatesUnreflected) => {
                 for log in lock(&engine.index).groups.values_mut() {
@@ -164,7 +262,78 @@ impl Sabotage {
                     log.truncate(log.commit);
                 }
             }
+            Some(Bug::PassesInstalls) => {
+                let groups = &mut lock(&engine.index).groups;
+                for group in installed {
+                    groups
+                        .get_mut(group)
+                        .into_iter()
+                        .for_each(|log| log.is_dirty = false);
+                }
+            }
+            Some(Bug::ForgetsBeginnings) => {
+                let logs = &mut lock(&engine.index).groups;
+                logs.values_mut().for_each(|log| log.began = OpId::default());
+            }
+            Some(Bug::ForgetsTombstones) => self.hide_tombstones(store),
+            Some(Bug::ForgetsNewborns) => forget_moved(store, |index, group| {
+                !index.groups.get(&group).is_some_and(GroupLog::is_initialised)
+            }),
+            Some(Bug::ForgetsSplits) => forget_moved(store, |index, group| {
+                index.groups.get(&group).is_some_and(GroupLog::is_initialised)
+            }),
+            Some(Bug::FreesSharedSlots) => lock(&self.aside).dying = given_up(store),
             _ => {}
+        }
+    }
+
+    fn hide_tombstones(&self, store: &Store) {
+        let lives = &mut lock(&store.engine.index).lives;
+        let aside = &mut lock(&self.aside).tombstones;
+        for group in &lives.unwritten {
+            let lowest = lives.tombstones.insert(*group, ReplicaId(0));
+            aside.extend(lowest.map(|lowest| (*group, lowest)));
+        }
+    }
+
+    /// A checkpoint was written, or there was none.
+    pub(super) fn after_checkpoint(&self, store: &Store, is_written: bool) {
+        let lives = &mut lock(&store.engine.index).lives;
+        let Aside { tombstones, dying } = std::mem::take(&mut *lock(&self.aside));
+        lives.tombstones.extend(tombstones);
+        if is_written {
+            lives.dead.extend(dying);
+        }
+    }
+}
+
+/// Everything that some group gives up with the next checkpoint, though another may map it.
+fn given_up(store: &Store) -> Vec<Piece> {
+    let index = lock(&store.engine.index);
+    let mut given_up = index.lives.dying.clone();
+    for frozen in store.engine.frozen() {
+        let split = frozen
+            .table
+            .moved
+            .keys()
+            .filter_map(|group| index.groups.get(group));
+        given_up.extend(split.flat_map(|log| log.places.pieces().iter().cloned()));
+    }
+    given_up
+}
+
+/// What is frozen no longer says where some groups' keys went.
+fn forget_moved(store: &Store, is_forgotten: impl Fn(&LogIndex, GroupId) -> bool) {
+    let engine = &store.engine;
+    for worker in 0..engine.options.workers {
+        let index = lock(&engine.index);
+        let mut memory = engine.memory(worker);
+        let frozen = memory.frozen.as_mut().and_then(Arc::get_mut);
+        if let Some(frozen) = frozen {
+            frozen
+                .table
+                .moved
+                .retain(|group, _| !is_forgotten(&index, *group));
         }
     }
 }

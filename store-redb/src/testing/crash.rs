@@ -3,6 +3,8 @@
 
 use super::bugs::Bug;
 use super::disk::{Losses, Moment, Operation, Remains, SimDisk};
+use super::fates::Lived;
+use super::history::Said;
 use super::model::Model;
 use super::random::Random;
 use super::world::{Phase, Progress, Script, Setting, World, told};
@@ -28,6 +30,9 @@ const IMAGES: u64 = 120;
 /// Crashes in a row, at most, before a recovery is allowed to finish.
 const DEPTH: usize = 4;
 
+/// One image in so many is looked through for rows that nobody maps.
+const CLEAN_ONE_IN: u64 = 8;
+
 /// Changing calls of a recovery, roughly.
 const RECOVERY_OPERATIONS: u64 = 12;
 
@@ -52,6 +57,8 @@ pub enum Kind {
     Sync,
     /// A checkpoint's commit was written: redb's own header.
     Commit,
+    /// Staged rows, or the deletion of dead ones, were written between checkpoints.
+    Tidy,
     /// redb's part grew: the node file's header was written.
     Growth,
     /// A clean stop was under way.
@@ -62,7 +69,7 @@ pub enum Kind {
 
 impl Kind {
     /// All of them.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 13] = [
         Kind::Creation,
         Kind::Attach,
         Kind::Recovery,
@@ -72,6 +79,7 @@ impl Kind {
         Kind::Pages,
         Kind::Sync,
         Kind::Commit,
+        Kind::Tidy,
         Kind::Growth,
         Kind::CleanStop,
         Kind::Idle,
@@ -80,7 +88,7 @@ impl Kind {
     /// Images of one cut: rare kinds get more.
     fn weight(self) -> u64 {
         match self {
-            Kind::Pages => 1,
+            Kind::Pages | Kind::Tidy => 1,
             Kind::Record | Kind::Sync | Kind::Commit | Kind::Creation | Kind::CleanStop => 3,
             Kind::Attach | Kind::Recovery | Kind::Segment | Kind::Idle => 6,
             Kind::Lap | Kind::Growth => 12,
@@ -113,6 +121,23 @@ pub struct Counts {
     pub checkpoints: u64,
     /// Entries copied to the cold table.
     pub spilled: u64,
+    /// Images while a birth was under way; while a birth by split was; an install; a tombstone.
+    pub births: u64,
+    /// See `births`.
+    pub splits: u64,
+    /// See `births`.
+    pub installs: u64,
+    /// See `births`.
+    pub burials: u64,
+    /// Images in which two groups share a slot; in which something was left to delete; that a child was restored in
+    /// whose state only its parent's replay makes.
+    pub shared: u64,
+    /// See `shared`.
+    pub dead: u64,
+    /// See `shared`.
+    pub after: u64,
+    /// What happened to groups, in all lives.
+    pub lived: Lived,
     /// Lives of nodes.
     pub lives: u64,
 }
@@ -135,6 +160,13 @@ impl Counts {
             ("double crash", depth(2)),
             ("triple crash", depth(3)),
             ("spilled", self.spilled),
+            ("birth under way", self.births),
+            ("split under way", self.splits),
+            ("install under way", self.installs),
+            ("tombstone under way", self.burials),
+            ("shared slot", self.shared),
+            ("left to delete", self.dead),
+            ("child of a replay", self.after),
         ];
         let others = others.map(|(name, count)| (name.to_string(), count));
         let rare: Vec<String> = kinds
@@ -144,6 +176,21 @@ impl Counts {
             .map(|(name, count)| format!("{name}: {count}"))
             .collect();
         (!rare.is_empty()).then(|| format!("fewer than {least} of {}", rare.join(", ")))
+    }
+
+    fn under_way(&mut self, model: &Model) {
+        let any = |is_meant: fn(&Said) -> bool| u64::from(model.under_way().any(is_meant));
+        self.births += any(|said| matches!(said, Said::Born(_)));
+        self.splits += any(|said| matches!(said, Said::Born(newborn) if newborn.split.is_some()));
+        self.installs += any(|said| matches!(said, Said::Installed(_)));
+        self.burials += any(|said| matches!(said, Said::Buried(_)));
+    }
+
+    fn recovered(&mut self, world: &World) {
+        let (is_shared, is_left) = world.sharing();
+        self.shared += u64::from(is_shared);
+        self.dead += u64::from(is_left);
+        self.after += u64::from(world.found().iter().any(|found| found.after.is_some()));
     }
 
     fn lost(&mut self, losses: Losses) {
@@ -171,6 +218,14 @@ impl AddAssign<&Counts> for Counts {
         self.batches += other.batches;
         self.checkpoints += other.checkpoints;
         self.spilled += other.spilled;
+        self.births += other.births;
+        self.splits += other.splits;
+        self.installs += other.installs;
+        self.burials += other.burials;
+        self.shared += other.shared;
+        self.dead += other.dead;
+        self.after += other.after;
+        self.lived += other.lived;
         self.lives += other.lives;
     }
 }
@@ -193,6 +248,19 @@ impl fmt::Display for Counts {
             f,
             "; {} batches, {} checkpoints, {} entries spilled",
             self.batches, self.checkpoints, self.spilled
+        )?;
+        write!(
+            f,
+            "; under way: birth {}, of a split {}, install {}, tombstone {}; slots shared {}, rows left to delete {}, \
+             child of a replay {}; {}",
+            self.births,
+            self.splits,
+            self.installs,
+            self.burials,
+            self.shared,
+            self.dead,
+            self.after,
+            self.lived
         )
     }
 }
@@ -295,10 +363,11 @@ impl Classifier {
                 if is_lap { Kind::Lap } else { Kind::Record }
             }
             (Phase::Committing, _) => Kind::Segment,
+            (Phase::Tidying, Operation::Write(_) | Operation::Sync) => Kind::Tidy,
             (Phase::Checkpointing, Operation::Sync) => Kind::Sync,
             (Phase::Checkpointing, Operation::Write(range)) if range.start >= BLOCK_BYTES => Kind::Pages,
             (Phase::Checkpointing, Operation::Write(_)) => Kind::Commit,
-            (Phase::Checkpointing, _) => Kind::Growth,
+            (Phase::Checkpointing | Phase::Tidying, _) => Kind::Growth,
         }
     }
 }
@@ -370,6 +439,7 @@ impl Chain {
         let stats = world.store().stats();
         self.counts.checkpoints += stats.checkpoints;
         self.counts.spilled += stats.spilled;
+        self.counts.lived += world.lived;
         if self.random.one_in(4) {
             world.close();
         } else {
@@ -386,7 +456,10 @@ impl Chain {
         mut opened: Model,
     ) -> Result<(SimDisk, Model), String> {
         let weight: u64 = cuts.iter().map(|cut| cut.kind.weight()).sum();
-        let successor = self.random.index(cuts.len());
+        let successor = match self.random.one_in(3) {
+            true => cuts.len() - 1,
+            false => self.random.index(cuts.len()),
+        };
         let mut next = None;
         for (number, cut) in cuts.iter().enumerate() {
             let model = if cut.is_open {
@@ -425,6 +498,7 @@ impl Chain {
             disk
         };
         let mut model = model.clone();
+        self.counts.under_way(&model);
         let mut depth = 1;
         while depth < DEPTH && random.one_in(3) {
             disk = quietly(|| self.crash_again(&disk, &mut model, &mut random))
@@ -463,7 +537,7 @@ impl Chain {
     }
 
     /// The model as of what is found.
-    fn verify(&self, disk: &SimDisk, model: &Model, random: &mut Random) -> Result<Model, String> {
+    fn verify(&mut self, disk: &SimDisk, model: &Model, random: &mut Random) -> Result<Model, String> {
         let first = Arc::new(disk.kill());
         let mut world = open(&first, model.clone(), self.setting(Script::default()))?;
         world.check_log();
@@ -482,8 +556,12 @@ impl Chain {
                 ));
             }
         }
+        self.counts.recovered(&world);
         let found = world.model.clone();
         end(second, &again);
+        if random.one_in(CLEAN_ONE_IN) {
+            world.check_nothing_left();
+        }
         end(world, &first);
         Ok(found)
     }

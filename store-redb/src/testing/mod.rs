@@ -4,6 +4,8 @@
 mod bugs;
 mod crash;
 mod disk;
+mod fates;
+mod history;
 mod model;
 mod random;
 mod world;
@@ -11,9 +13,12 @@ mod world;
 pub use bugs::Bug;
 pub use crash::{Counts, Failure, Kind, prove, prove_many};
 pub use disk::{Fault, Losses, Moment, Operation, Remains, SimDisk};
-pub use model::{
-    Batch, Contents, Extent, Groups, Log, Model, Said, command, descriptor, membership, replica,
+pub use fates::Lived;
+pub use history::{
+    Arrival, Contents, Effect, Found, Groups, Log, Newborn, Origin, Said, SplitOff, command, descriptor,
+    membership, replica,
 };
+pub use model::{Batch, Extent, Model};
 pub use random::Random;
 pub use world::{
     Ended, IDENTITY, Phase, Progress, Script, Setting, Sink, WORKERS, World, birth, contents, options, run,

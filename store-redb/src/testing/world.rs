@@ -2,16 +2,22 @@
 //! on any disk, and compares what it finds with the model.
 
 use super::bugs::{Bug, Sabotage};
-use super::model::{Batch, Contents, Extent, Log, Model, Said, command, descriptor, membership, replica};
+use super::fates::{Arriving, Lived};
+use super::history::{
+    Contents, Effect, Found, Groups, Log, Newborn, Origin, Said, command, descriptor, membership, replica,
+};
+use super::model::{Batch, Extent, Model};
 use super::random::Random;
+use crate::engine::lock;
 use crate::{
-    Closed, ClusterId, Disk, ExitReason, Identity, OpenError, Opened, Options, Store, WorkerState,
-    WorkerStorage, worker_of,
+    Child, Closed, ClusterId, CommitSample, Disk, ExitReason, Identity, OpenError, Opened, Options, Store,
+    WorkerState, WorkerStorage, worker_of,
 };
 use bytes::Bytes;
 use multiraft::{
     BatchId, Birth, Completion, CompletionSink, Entry, EntryId, FetchRequest, GroupId, GroupRow, GroupWrite,
-    Index, Life, LogBatch, NodeId, Payload, RaftStorage, RestoredGroup, Term, WriteId,
+    HardState, Index, Install, Life, LogBatch, NodeId, Payload, RaftStorage, ReplicaId, RestoredGroup, Term,
+    WriteId,
 };
 use std::any::Any;
 use std::collections::{BTreeMap, VecDeque};
@@ -29,6 +35,9 @@ pub const IDENTITY: Identity = Identity {
 
 /// Workers of a scripted node.
 pub const WORKERS: usize = 2;
+
+/// Rows that a transaction deletes at once: few, so that deletions take several.
+const SLICE_ROWS: usize = 16;
 
 /// A whole log, whatever it takes.
 const FETCH_BYTES: usize = 1 << 30;
@@ -87,6 +96,8 @@ pub enum Phase {
     Committing,
     /// It writes a checkpoint.
     Checkpointing,
+    /// It writes staged rows, or deletes what nobody maps.
+    Tidying,
     /// It stops cleanly.
     Closing,
 }
@@ -107,6 +118,7 @@ impl Progress {
             Phase::Opening,
             Phase::Committing,
             Phase::Checkpointing,
+            Phase::Tidying,
             Phase::Closing,
         ];
         phases[usize::from(self.phase.load(Ordering::Relaxed))]
@@ -132,16 +144,17 @@ impl Progress {
         Arc::new(guard(&self.records).clone())
     }
 
-    fn enter(&self, phase: Phase) {
+    pub(super) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    fn wrote_record(&self, batches: usize, entries: usize) {
+    fn wrote_record(&self, sample: CommitSample) {
         let mut records = guard(&self.records);
         let last = records.last().copied().unwrap_or_default();
         records.push(Extent {
-            batches: last.batches + batches,
-            entries: last.entries + entries,
+            batches: last.batches + sample.batches,
+            entries: last.entries + sample.entries,
+            fates: last.fates + sample.fates,
         });
     }
 }
@@ -209,6 +222,8 @@ pub struct Script {
     pub checkpoint_one_in: u64,
     /// A log keeps fewer entries than this behind what is checkpointed.
     pub lag: u64,
+    /// One group in so many is installed, split or removed at a step; 0: none.
+    pub fate_one_in: u64,
 }
 
 impl Default for Script {
@@ -223,6 +238,7 @@ impl Default for Script {
             commit_one_in: 1,
             checkpoint_one_in: 2,
             lag: 30,
+            fate_one_in: 0,
         }
     }
 }
@@ -240,6 +256,7 @@ impl Script {
             commit_one_in: 1 + random.below(4),
             checkpoint_one_in: [1, 2, 8, 30][random.index(4)],
             lag: [1, 30, 200][random.index(3)],
+            fate_one_in: [8, 25, 60, 0][random.index(4)],
         }
     }
 }
@@ -277,20 +294,77 @@ pub struct Setting {
     pub bug: Option<Bug>,
 }
 
+/// One group as its worker has it.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) worker: usize,
+    pub(super) replica: ReplicaId,
+    /// What its log begins with.
+    pub(super) origin: Arc<Origin>,
+    pub(super) applied: EntryId,
+    /// Committed as far as the worker knows; a durable mark may say less.
+    pub(super) learned: u64,
+    pub(super) doing: Doing,
+    /// Since its last row.
+    pub(super) is_changed: bool,
+    /// Installed, and no row says so yet.
+    pub(super) is_new: bool,
+    /// Writes once in so many steps.
+    pub(super) writes_one_in: u64,
+}
+
+/// What a group is busy with.
+#[derive(Debug)]
+pub(super) enum Doing {
+    /// It writes and applies.
+    Usual,
+    /// Waits to hear of an install; what its log then begins with, and whether it should take place.
+    Installing(Arc<Origin>, bool),
+    /// Its tombstone is under way.
+    Leaving,
+}
+
+impl Running {
+    pub(super) fn new(worker: usize, replica: ReplicaId, origin: Arc<Origin>, writes_one_in: u64) -> Running {
+        Running {
+            worker,
+            replica,
+            applied: origin.base,
+            learned: origin.base.index.0,
+            origin,
+            doing: Doing::Usual,
+            is_changed: true,
+            is_new: false,
+            writes_one_in,
+        }
+    }
+
+    pub(super) fn is_usual(&self) -> bool {
+        matches!(self.doing, Doing::Usual)
+    }
+}
+
 /// A node with its workers, taken step by step.
 #[derive(Debug)]
 pub struct World {
-    store: Store,
-    storages: Vec<WorkerStorage>,
-    states: Vec<WorkerState>,
+    pub(super) store: Store,
+    pub(super) storages: Vec<WorkerStorage>,
+    pub(super) states: Vec<WorkerState>,
     sinks: Vec<Arc<Sink>>,
-    setting: Setting,
-    sabotage: Sabotage,
+    pub(super) setting: Setting,
+    pub(super) sabotage: Sabotage,
     /// What must be there.
     pub model: Model,
     found: Vec<RestoredGroup>,
-    applied: BTreeMap<GroupId, u64>,
+    pub(super) running: BTreeMap<GroupId, Running>,
+    /// Children that each worker's next batch must bear.
+    pub(super) unborn: Vec<Vec<Newborn>>,
+    pub(super) arriving: Vec<Arriving>,
+    /// Tombstones under way: of which worker's batch, and whose.
+    pub(super) leaving: Vec<(usize, BatchId, GroupId)>,
     batches: Vec<u64>,
+    /// What happened to groups.
+    pub lived: Lived,
 }
 
 impl World {
@@ -305,16 +379,15 @@ impl World {
         progress.enter(Phase::Opening);
         let tap = Arc::clone(&progress);
         let options = Options {
-            on_commit: Some(Arc::new(move |sample| {
-                tap.wrote_record(sample.batches, sample.entries);
-            })),
+            on_commit: Some(Arc::new(move |sample| tap.wrote_record(sample))),
+            slice_rows: SLICE_ROWS,
             ..options(WORKERS)
         };
         let sabotage = Sabotage::new(setting.bug);
         let opened = Store::open_on(sabotage.disk(disk), IDENTITY, options)?;
         let mut world = World::new(opened, model, setting, sabotage);
         world.check_restored();
-        world.apply_committed();
+        world.replay();
         world.setting.progress.enter(Phase::Committing);
         Ok(world)
     }
@@ -329,7 +402,7 @@ impl World {
         store.connect(sinks.iter().map(|sink| Arc::clone(sink) as _).collect());
         assert!(
             opened.incarnation > model.incarnation,
-            "incarnation {} was used before",
+            "[incarnation] {} was used before",
             opened.incarnation
         );
         model.incarnation = opened.incarnation;
@@ -343,26 +416,51 @@ impl World {
             sabotage,
             model,
             found: opened.groups,
-            applied: BTreeMap::new(),
+            running: BTreeMap::new(),
+            unborn: (0..WORKERS).map(|_| Vec::new()).collect(),
+            arriving: Vec::new(),
+            leaving: Vec::new(),
             batches: vec![0; WORKERS],
+            lived: Lived::default(),
         }
     }
 
     /// Everything acknowledged is there, nothing half; the state is exactly what its row says.
     fn check_restored(&mut self) {
-        self.model.settle(&self.found);
-        for found in &self.found {
-            let (group, restored) = (found.group, &found.restored);
-            let truncated = restored.truncated.index;
-            let membership = self.model.membership(group, truncated);
-            assert_eq!(
-                restored.membership, membership,
-                "{group}'s membership as of {truncated}"
-            );
-            self.check_descriptor(found);
-            self.check_state(group, restored.applied.0);
-            self.applied.insert(group, restored.applied.0);
+        let tombstones = lock(&self.store.engine.index).lives.tombstones.clone();
+        self.model.settle(Found {
+            groups: &self.found,
+            tombstones: &tombstones,
+        });
+        for (group, lowest) in tombstones {
+            let storage = &self.storages[0];
+            assert!(!storage.may_bear(group, ReplicaId(lowest.0 - 1)) && storage.may_bear(group, lowest));
         }
+        let found = std::mem::take(&mut self.found);
+        for restored in &found {
+            self.check_group(restored);
+            let log = Arc::clone(&self.model.acknowledged.logs[&restored.group]);
+            let worker = worker_of(elder(&found, restored), WORKERS);
+            let (replica, origin) = (log.replica, Arc::clone(&log.origin));
+            let mut running = Running::new(worker, replica, origin, self.pace());
+            let applied = restored.restored.applied.0;
+            running.applied = log.id(applied).expect("what was applied is in the log");
+            running.learned = log.commit;
+            self.running.insert(restored.group, running);
+        }
+        self.found = found;
+    }
+
+    fn check_group(&self, found: &RestoredGroup) {
+        let (group, restored) = (found.group, &found.restored);
+        let truncated = restored.truncated.index;
+        let log = &self.model.acknowledged.logs[&group];
+        assert_eq!(
+            restored.membership,
+            *log.membership(truncated.0),
+            "[membership] {group}'s as of {truncated}"
+        );
+        self.check_descriptor(found);
     }
 
     /// After a clean stop the descriptor may be older than the state: it is as of the last row that a worker froze.
@@ -374,27 +472,81 @@ impl World {
             .and_then(|(_, at)| at.parse().ok())
             .unwrap_or(u64::MAX);
         let group = found.group;
+        let base = self.model.acknowledged.logs[&group].origin.base.index.0;
         assert!(
-            at <= applied && found.descriptor == descriptor(group, at),
-            "{group}: {told}, applied {applied}"
+            base <= at && at <= applied && found.descriptor == descriptor(group, at),
+            "[descriptor] {group}: {told}, base {base}, applied {applied}"
         );
     }
 
-    /// A scan finds exactly what the entries up to `applied` make.
-    fn check_state(&self, group: GroupId, applied: u64) {
-        let expected = self.model.contents(group, applied);
+    /// Replays what a start found to be committed, parents first: before that, a child's state is not there.
+    fn replay(&mut self) {
+        let mut waiting: Vec<(GroupId, Option<GroupId>)> = self
+            .found
+            .iter()
+            .map(|found| (found.group, found.after))
+            .collect();
+        while !waiting.is_empty() {
+            let left: Vec<GroupId> = waiting.iter().map(|(group, _)| *group).collect();
+            let is_ready = |after: &Option<GroupId>| after.is_none_or(|parent| !left.contains(&parent));
+            let (ready, others): (Vec<_>, Vec<_>) =
+                waiting.into_iter().partition(|(_, after)| is_ready(after));
+            assert!(!ready.is_empty(), "[lives] nobody can be replayed: {others:?}");
+            for (group, _) in ready {
+                self.check_state(group);
+                self.apply_group(group);
+            }
+            waiting = others;
+        }
+    }
+
+    /// A scan finds exactly what the applied entries make.
+    fn check_state(&self, group: GroupId) {
+        let Some(expected) = self.expected(group) else {
+            return;
+        };
+        let applied = self.running[&group].applied;
         let mut left = expected.iter();
         self.state(group).scan(group, &[], None, &mut |key, value| {
             let next = left.next();
             assert!(
                 next.is_some_and(|(known, expected)| known == key && expected == value),
-                "{group} at {applied}: {key:?} = {} bytes, expected {:?}",
+                "[state] {group} at {applied}: {key:?} = {} bytes, expected {:?}",
                 value.len(),
                 next.map(|(key, value)| (key, value.len()))
             );
             ControlFlow::Continue(())
         });
-        assert_eq!(left.next(), None, "{group} at {applied}: the scan ended early");
+        let missing = left.next().map(|(key, value)| (key, value.len()));
+        assert_eq!(
+            missing, None,
+            "[state] {group} at {applied}: the scan ended early"
+        );
+    }
+
+    /// What a running group holds; `None`: the model does not know its log yet, or not any more.
+    pub(super) fn expected(&self, group: GroupId) -> Option<Arc<Contents>> {
+        let running = &self.running[&group];
+        match self.log_of(group) {
+            Some(log) => Some(log.contents(running.applied.index.0)),
+            None if running.applied == running.origin.base => Some(Arc::clone(&running.origin.contents)),
+            None => None,
+        }
+    }
+
+    /// The acknowledged log of a running group, if it is of the same life.
+    fn log_of(&self, group: GroupId) -> Option<&Arc<Log>> {
+        let running = &self.running[&group];
+        let log = self.model.acknowledged.logs.get(&group);
+        log.filter(|log| Arc::ptr_eq(&log.origin, &running.origin))
+    }
+
+    /// How seldom a group writes.
+    pub(super) fn pace(&mut self) -> u64 {
+        match self.setting.script.fate_one_in {
+            0 => 1,
+            _ => [1, 1, 2, 8][self.model.random.index(4)],
+        }
     }
 
     /// The groups as they were found at the start.
@@ -404,7 +556,7 @@ impl World {
 
     /// The state of a group's worker.
     pub fn state(&self, group: GroupId) -> &WorkerState {
-        &self.states[worker_of(group, WORKERS)]
+        &self.states[self.running[&group].worker]
     }
 
     /// The store under test.
@@ -414,6 +566,7 @@ impl World {
 
     /// One turn of every worker, by chance: writes, commits, checkpoints, truncations.
     pub fn step(&mut self) {
+        self.stage_some();
         for worker in 0..WORKERS {
             if self.model.random.below(4) > 0 {
                 self.submit_some(worker);
@@ -435,79 +588,152 @@ impl World {
     }
 
     fn checkpoint_if_ready(&mut self) -> bool {
-        self.sabotage.before_checkpoint(&self.store);
+        let new = self.running.iter().filter(|(_, running)| running.is_new);
+        let new: Vec<GroupId> = new.map(|(group, _)| *group).collect();
+        self.sabotage.before_checkpoint(&self.store, &new);
         self.setting.progress.enter(Phase::Checkpointing);
         let is_written = self.store.checkpoint_once();
         self.setting.progress.enter(Phase::Committing);
+        self.sabotage.after_checkpoint(&self.store, is_written);
         self.model.checkpoints += u64::from(is_written);
         is_written
     }
 
     fn submit_some(&mut self, worker: usize) {
         let mut next = self.model.newest();
-        let mut said = Batch::new();
-        for number in 0..self.setting.script.groups {
-            let group = GroupId(2 + worker as u64 + WORKERS as u64 * number);
-            if self.model.random.one_in(3) {
-                continue;
-            }
-            let log = next.entry(group).or_insert_with(|| {
-                said.push(Said::Born(group));
-                Arc::default()
-            });
-            said.push(self.write_some(group, log));
-        }
+        let mut said = self.births(worker, &mut next);
+        let (installs, stagings) = self.installs(worker, &said, &mut next);
+        let (births, writes) = self.writes(worker, &mut next);
+        // The order in which a record has them.
+        said.extend(births);
+        said.extend(installs);
+        said.extend(writes);
+        let burials = self.burials(worker, &said, &next);
+        said.extend(burials);
         // A batch without ops is acknowledged without a record; nothing could be said about its place.
         if !said.is_empty() {
-            self.submit(worker, said);
+            self.submit(worker, said, stagings);
         }
     }
 
-    fn submit(&mut self, worker: usize, said: Batch) {
+    fn submit(&mut self, worker: usize, said: Batch, stagings: Vec<multiraft::StagingId>) {
         self.batches[worker] += 1;
         let mut batch = LogBatch {
             id: BatchId(self.batches[worker]),
             ..LogBatch::default()
         };
+        let mut stagings = stagings.into_iter();
         for said in &said {
             match said {
-                Said::Born(group) => batch.births.push(birth(*group)),
+                Said::Born(newborn) => batch.births.push(birth_of(newborn)),
+                Said::Installed(arrival) => batch.installs.push(Install {
+                    group: arrival.group,
+                    replica: self.running[&arrival.group].replica,
+                    life: Life(1),
+                    staging: stagings.next().expect("one for each install"),
+                    snapshot: arrival.origin.base,
+                    membership: arrival.origin.membership.clone(),
+                    hard_state: arrival.hard_state,
+                    descriptor: descriptor(arrival.group, arrival.origin.base.index.0),
+                }),
+                Said::Buried(tombstone) => {
+                    self.leaving.push((worker, batch.id, tombstone.group));
+                    batch.tombstones.push(*tombstone);
+                }
                 said => batch.writes.extend(group_write(said)),
             }
         }
-        // Births come first in a record, whatever order they were told in.
-        let (mut said, writes): (Batch, Batch) =
-            said.into_iter().partition(|said| matches!(said, Said::Born(_)));
-        said.extend(writes);
         let said = Arc::new(said);
         self.model.submit(Arc::clone(&said));
         guard(&self.setting.progress.submitted).push(said);
         self.storages[worker].submit(self.sabotage.batch(batch));
     }
 
+    /// What the groups of a worker write, and births of replicas that are going to be split off.
+    fn writes(&mut self, worker: usize, next: &mut Groups) -> (Batch, Batch) {
+        let mine = self
+            .running
+            .iter()
+            .filter(|(_, running)| running.worker == worker);
+        let mine: Vec<(GroupId, u64)> = mine
+            .filter(|(_, running)| running.is_usual())
+            .map(|(group, running)| (*group, running.writes_one_in))
+            .collect();
+        let (mut births, mut writes) = (Batch::new(), Batch::new());
+        for (group, one_in) in mine {
+            if self.model.random.one_in(3) || !self.model.random.one_in(one_in) {
+                continue;
+            }
+            let Some(log) = next.logs.get(&group).cloned() else {
+                continue; // its birth did not take place
+            };
+            self.learn(group, &log);
+            if !log.is_initialised() {
+                writes.push(self.promise_some(group, &log));
+                continue;
+            }
+            let mut said = self.write_some(group, &log);
+            births.extend(self.split_some(worker, &mut said, &log, next));
+            writes.push(said);
+        }
+        (births, writes)
+    }
+
+    /// The worker hears that more of its log is committed.
+    fn learn(&mut self, group: GroupId, newest: &Log) {
+        if !self.model.random.one_in(3) {
+            return;
+        }
+        let Some(log) = self.log_of(group) else { return };
+        // Of what is durable, only what no leader is replacing.
+        let is_same = |entry: &Entry| newest.id(entry.id.index.0) == Some(entry.id);
+        let same = log.entries.partition_point(is_same);
+        let most = match Arc::ptr_eq(&log.origin, &newest.origin) {
+            true => log.origin.base.index.0 + same as u64,
+            false => 0,
+        };
+        let running = self.running.get_mut(&group).expect("it writes");
+        running.learned = running.learned.max(most);
+    }
+
+    fn promise_some(&mut self, group: GroupId, log: &Log) -> Said {
+        let random = &mut self.model.random;
+        let term = Term(log.hard_state.term.0 + 1 + random.below(4));
+        let vote = random.one_in(2).then_some(log.replica);
+        Said::Wrote {
+            group,
+            replica: log.replica,
+            hard_state: Some(HardState { term, vote }),
+            entries: Vec::new(),
+            commit: 0,
+        }
+    }
+
     fn write_some(&mut self, group: GroupId, log: &Log) -> Said {
+        let floor = log.commit.max(self.running[&group].learned);
         let random = &mut self.model.random;
         let mut hard_state = None;
         let mut count = random.below(self.setting.script.entries);
-        let mut kept = log.entries.len() as u64;
+        let mut kept = log.last();
         if random.one_in(5) || log.hard_state.term.0 == 0 {
             let mut next = log.hard_state;
             next.term = Term(next.term.0 + 1);
-            next.vote = random.one_in(2).then(|| replica(group));
+            next.vote = random.one_in(2).then_some(log.replica);
             hard_state = Some(next);
             // A new leader replaces what was not committed, with at least one entry.
             count = count.max(1);
-            kept = log.commit + random.below(kept - log.commit + 1);
+            kept = floor + random.below(kept - floor + 1);
         }
         let term = hard_state.unwrap_or(log.hard_state).term.0;
         let entries = (kept + 1..=kept + count)
             .map(|index| self.some_entry(group, term, index))
             .collect();
-        let acknowledged = self.model.acknowledged.get(&group);
-        let durable = acknowledged.map_or(0, |log| log.entries.len() as u64).min(kept);
+        let acknowledged = self.log_of(group);
+        let durable = acknowledged.map_or(0, |log| log.last()).min(kept);
         let commit = durable - self.model.random.below(4).min(durable);
         Said::Wrote {
             group,
+            replica: log.replica,
             hard_state,
             entries,
             commit: log.commit.max(commit),
@@ -531,15 +757,23 @@ impl World {
 
     fn take_completions(&mut self) {
         let mut others = Vec::new();
+        let mut durable = Vec::new();
         for worker in 0..WORKERS {
             while let Some(completion) = self.sinks[worker].take() {
                 match completion {
                     // Batches are acknowledged in submit order, over all workers.
-                    Completion::Durable { .. } => self.model.acknowledge_one(),
+                    Completion::Durable { batch, .. } => {
+                        self.model.acknowledge_one();
+                        durable.push((worker, batch));
+                    }
+                    Completion::Installed {
+                        group, is_installed, ..
+                    } => self.installed(worker, group, is_installed),
                     other => others.push((worker, other)),
                 }
             }
         }
+        self.forget_buried(&durable);
         self.apply_committed();
         for (worker, completion) in others {
             match completion {
@@ -555,12 +789,12 @@ impl World {
             let lag = self.model.random.below(self.setting.script.lag);
             let index = Index(applied.0.saturating_sub(lag));
             self.storages[worker].truncate(*group, index);
-            self.fetch(*group, index.next(), 20_000);
+            self.fetch(worker, *group, index.next(), 20_000);
         }
     }
 
     /// Asks for everything from `first` on.
-    fn fetch(&mut self, group: GroupId, first: Index, bytes_max: usize) {
+    fn fetch(&mut self, worker: usize, group: GroupId, first: Index, bytes_max: usize) {
         let request = FetchRequest {
             group,
             life: Life(1),
@@ -568,17 +802,17 @@ impl World {
             range: first..=Index(u64::MAX - 1),
             bytes_max,
         };
-        self.storages[worker_of(group, WORKERS)].fetch(request);
+        self.storages[worker].fetch(request);
     }
 
     /// The part of a batch that is durable may be fetched before the batch is acknowledged.
     fn check_fetched(&self, group: GroupId, entries: &[Entry]) {
-        let log = &self.model.acknowledged[&group];
+        let log = self.model.acknowledged.logs.get(&group);
         for entry in entries {
-            let acknowledged = log.entries.get(entry.id.index.0 as usize - 1);
+            let acknowledged = log.and_then(|log| log.entry(entry.id.index.0));
             assert!(
                 acknowledged == Some(entry) || self.model.is_under_way(group, entry),
-                "fetched from {group}: {:.100?}, expected {acknowledged:.100?}",
+                "[fetch] from {group}: {:.100?}, expected {acknowledged:.100?}",
                 entry
             );
         }
@@ -589,15 +823,16 @@ impl World {
         let found = std::mem::take(&mut self.found);
         for found in &found {
             let truncated = found.restored.truncated.index;
-            self.fetch(found.group, truncated.next(), FETCH_BYTES);
+            let worker = self.running[&found.group].worker;
+            self.fetch(worker, found.group, truncated.next(), FETCH_BYTES);
             assert!(self.store.fetch_once(), "nothing is under way");
-            let completion = self.sinks[worker_of(found.group, WORKERS)].take();
+            let completion = self.sinks[worker].take();
             let Some(Completion::Fetched { entries, .. }) = completion else {
                 panic!("a fetch is answered, not {completion:?}");
             };
             assert_eq!(
                 entries, found.restored.entries,
-                "{}'s log, read back",
+                "[fetch] {}'s log, read back",
                 found.group
             );
         }
@@ -606,21 +841,51 @@ impl World {
 
     /// What is committed and durable is applied, as workers do.
     fn apply_committed(&mut self) {
-        for (group, log) in &self.model.acknowledged {
-            let applied = self.applied.entry(*group).or_insert(0);
-            let commit = log.commit.min(log.entries.len() as u64);
-            let state = &mut self.states[worker_of(*group, WORKERS)];
-            for entry in &log.entries[*applied as usize..commit.max(*applied) as usize] {
-                if let Payload::Command(_, bytes) = &entry.payload {
-                    match bytes.len() {
-                        8 => state.delete(*group, &bytes[..8]),
-                        _ => state.put(*group, &bytes[..8], bytes.slice(8..)),
-                    }
-                }
-                state.mark_applied(*group, entry.id);
-            }
-            *applied = commit.max(*applied);
+        let groups: Vec<GroupId> = self.running.keys().copied().collect();
+        groups.into_iter().for_each(|group| self.apply_group(group));
+    }
+
+    fn apply_group(&mut self, group: GroupId) {
+        if !self.running[&group].is_usual() {
+            return;
         }
+        let Some(log) = self.log_of(group).cloned() else {
+            return;
+        };
+        let Running {
+            worker,
+            applied,
+            learned,
+            ..
+        } = self.running[&group];
+        let committed = log.commit.max(learned);
+        for entry in log.behind(applied.index.0) {
+            if entry.id.index.0 > committed {
+                break;
+            }
+            self.apply(worker, group, &log, entry);
+            let running = self.running.get_mut(&group).expect("nobody leaves meanwhile");
+            running.applied = entry.id;
+            running.is_changed = true;
+        }
+    }
+
+    fn apply(&mut self, worker: usize, group: GroupId, log: &Log, entry: &Entry) {
+        let state = &mut self.states[worker];
+        match log.effect(entry) {
+            Effect::Put(key, value) => state.put(group, &key, value),
+            Effect::Delete(key) => state.delete(group, &key),
+            Effect::Split(split) => {
+                let keys = [split.keys.start, split.keys.end].map(u64::to_be_bytes);
+                let child = (split.child, split.replica);
+                if state.split(group, child, &keys[0], Some(&keys[1])) == Child::Born {
+                    self.split_off(worker, group, log, entry.id.index.0, &split);
+                }
+                self.lived.splits += 1;
+            }
+            Effect::Nothing => {}
+        }
+        self.states[worker].mark_applied(group, entry.id);
     }
 
     fn freeze_if_wanted(&mut self, worker: usize) {
@@ -628,34 +893,37 @@ impl World {
             return;
         };
         self.states[worker].freeze(cut);
-        let mine = self
-            .applied
-            .iter()
-            .filter(|(group, _)| worker_of(**group, WORKERS) == worker);
-        let rows = mine.map(|(group, applied)| {
-            let log = &self.model.acknowledged[group];
-            let last = applied.checked_sub(1).map(|at| log.entries[at as usize].id);
-            GroupRow {
-                group: *group,
-                replica: replica(*group),
-                life: Life(1),
-                applied: last.unwrap_or(EntryId::ZERO),
-                membership: membership(*group, 0),
-                descriptor: descriptor(*group, *applied),
+        let mut rows = Vec::new();
+        let mine = self.running.iter_mut();
+        for (group, running) in mine.filter(|(_, running)| running.worker == worker) {
+            let is_idle = running.applied == running.origin.base;
+            let is_passed_over = self.sabotage.passes_over(running.is_new && is_idle);
+            if !std::mem::take(&mut running.is_changed) || is_passed_over {
+                continue;
             }
-        });
-        let rows = rows.collect();
+            running.is_new = false;
+            rows.push(GroupRow {
+                group: *group,
+                replica: running.replica,
+                life: Life(1),
+                applied: running.applied,
+                membership: running.origin.membership.clone(),
+                descriptor: descriptor(*group, running.applied.index.0),
+            });
+        }
         self.storages[worker].freeze(cut, rows);
     }
 
     /// Everything readable is what the applied entries make.
     pub fn check_contents(&self) {
-        for (group, applied) in &self.applied {
-            self.check_state(*group, *applied);
-            let expected = self.model.contents(*group, *applied);
+        for group in self.running.keys() {
+            self.check_state(*group);
+            let Some(expected) = self.expected(*group) else {
+                continue;
+            };
             for key in (0..self.setting.script.keys).map(u64::to_be_bytes) {
                 let found = self.state(*group).get(*group, &key);
-                assert_eq!(found, expected.get(&key[..]).cloned(), "{group}");
+                assert_eq!(found, expected.get(&key[..]).cloned(), "[state] {group}");
             }
         }
     }
@@ -682,11 +950,12 @@ impl World {
             store,
             storages,
             states,
+            arriving,
             model,
             setting,
             ..
         } = self;
-        drop((storages, states));
+        drop((storages, states, arriving));
         setting.progress.enter(Phase::Closing);
         (store.close(), model)
     }
@@ -697,9 +966,27 @@ impl World {
     }
 }
 
+/// The group that must be replayed before this one; itself, if none.
+fn elder(found: &[RestoredGroup], group: &RestoredGroup) -> GroupId {
+    let parent = found.iter().find(|other| Some(other.group) == group.after);
+    parent.map_or(group.group, |parent| elder(found, parent))
+}
+
+fn birth_of(newborn: &Newborn) -> Birth {
+    Birth {
+        group: newborn.group,
+        replica: newborn.replica,
+        membership: newborn.origin.membership.clone(),
+        base: newborn.origin.base,
+        split: newborn.split,
+        descriptor: descriptor(newborn.group, newborn.origin.base.index.0),
+    }
+}
+
 fn group_write(said: &Said) -> Option<GroupWrite> {
     let Said::Wrote {
         group,
+        replica,
         hard_state,
         entries,
         commit,
@@ -709,7 +996,7 @@ fn group_write(said: &Said) -> Option<GroupWrite> {
     };
     Some(GroupWrite {
         group: *group,
-        replica: replica(*group),
+        replica: *replica,
         life: Life(1),
         write: WriteId(1),
         hard_state: *hard_state,

@@ -53,6 +53,7 @@ impl Lived {
             entries: 8,
             value_bytes: 1500,
             lag: 60,
+            fate_one_in: 10,
             ..Script::default()
         };
         let setting = Setting {

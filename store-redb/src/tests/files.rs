@@ -209,7 +209,7 @@ fn a_flipped_bit_in_an_acknowledged_record_halts_the_node() {
             ),
         }
         disk.flip_bit(RING_AT + offset, 5);
-        offset += 173;
+        offset += 37;
     }
     assert!(found > 30, "{found} flips were found");
 }

@@ -2,8 +2,8 @@
 //! states and births.
 
 use super::lone::{GROUP, Lone};
-use super::world::{Random, command};
-use crate::SimDisk;
+use super::world::{IDENTITY, Random, command, options};
+use crate::{SimDisk, Store};
 use bytes::Bytes;
 use multiraft::{EntryId, GroupId, RaftStorage};
 use std::sync::Arc;
@@ -88,4 +88,19 @@ fn a_ring_that_stays_full_after_a_checkpoint_wants_another_one() {
     assert_eq!(lone.storage.room().log_bytes, 0);
     assert!(lone.try_checkpoint(), "nobody else would ask: no entry is taken");
     assert!(lone.storage.room().log_bytes > 0);
+}
+
+#[test]
+fn workers_share_what_there_is() {
+    let room = |workers| {
+        let opened = Store::open_on(Arc::new(SimDisk::new()), IDENTITY, options(workers)).unwrap();
+        opened.store.storage(0).room()
+    };
+    let (alone, shared) = (room(1), room(4));
+    assert_eq!(
+        alone.log_bytes / 4,
+        shared.log_bytes,
+        "all may take theirs at once"
+    );
+    assert_eq!(alone.memory_bytes / 4, shared.memory_bytes);
 }

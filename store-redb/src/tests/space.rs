@@ -4,7 +4,8 @@
 use super::lone::{GROUP, Lone};
 use super::world::{IDENTITY, Random, options, run};
 use crate::limits::RING_AT;
-use crate::{Closed, Disk, DiskSpace, ExitReason, OpenError, SimDisk, Store};
+use crate::{Closed, Disk, DiskSpace, ExitReason, OpenError, Options, SimDisk, Store};
+use bytes::Bytes;
 use multiraft::{RaftStorage, Space};
 use std::collections::BTreeSet;
 use std::io;
@@ -277,4 +278,191 @@ fn a_ring_that_may_not_grow_wraps_early() {
     }
     lone.commit_all("votes go on in the segments that are there");
     assert_eq!(disk.refused(), 0);
+}
+
+/// A node whose disk is short of space, with these keys.
+fn short() -> (Arc<Small>, Lone, BTreeSet<u64>) {
+    let disk = Small::new(5 * MIB);
+    let mut lone = Lone::open(disk.clone()).unwrap();
+    let keys = fill_disk(&mut lone, &mut Random(1), 1_500);
+    assert_eq!(space_of(&lone), Space::Short);
+    (disk, lone, keys)
+}
+
+#[test]
+fn a_short_disk_takes_no_snapshot_and_wants_small_checkpoints() {
+    let (disk, lone, _) = short();
+    assert!(lone.store.stage().is_none(), "a snapshot would grow the state");
+    let limit = options(1).memtable_bytes;
+    assert_eq!(
+        lone.store.engine().memtable_limit(),
+        limit / crate::limits::SHORT_SHARE
+    );
+    disk.resize(64 * MIB);
+    lone.store.look_at_space();
+    assert_eq!(lone.store.engine().memtable_limit(), limit);
+}
+
+/// What a delete frees can be used only after two more checkpoints; they come by themselves, and then no more.
+#[test]
+fn deletes_on_a_short_disk_are_settled_in_time() {
+    let (disk, mut lone, keys) = short();
+    let hurried = |lone: &mut Lone| {
+        let before = lone.store.stats().checkpoints;
+        lone.store.engine().hurry_checkpoint();
+        lone.try_checkpoint();
+        assert_eq!(space_of(lone), Space::Short, "{:?}", lone.store.stats());
+        lone.store.stats().checkpoints > before
+    };
+    (0..3).for_each(|_| lone.checkpoint());
+    while space_of(&lone) == Space::Ample {
+        disk.resize(disk.capacity.load(Ordering::Relaxed) - 16 * PAGE);
+        lone.store.look_at_space();
+    }
+    let rounds = (0..9).take_while(|_| hurried(&mut lone)).count();
+    assert!(rounds <= 2, "nothing is new");
+    lone.write(*keys.first().unwrap(), 0);
+    let rounds = (0..9).take_while(|_| hurried(&mut lone)).count();
+    assert_eq!(rounds, 3, "with the news, and twice more");
+}
+
+#[test]
+fn an_ample_disk_is_never_hurried_nor_counted() {
+    let disk = Small::new(64 * MIB);
+    let mut lone = Lone::open(disk.clone()).unwrap();
+    (0..5).for_each(|key| lone.write(key, 100));
+    lone.store.engine().hurry_checkpoint();
+    assert!(!lone.try_checkpoint());
+    let reads = disk.inner.reads();
+    lone.store.look_at_space();
+    assert_eq!(disk.inner.reads(), reads, "redb's pages are counted only in need");
+}
+
+/// Counting reads all of redb's part: not again while nothing changed.
+#[test]
+fn pages_are_counted_again_only_after_a_checkpoint() {
+    let (disk, lone, _) = short();
+    lone.store.look_at_space();
+    let reads = disk.inner.reads();
+    (0..5).for_each(|_| lone.store.look_at_space());
+    assert_eq!(disk.inner.reads(), reads);
+}
+
+#[test]
+fn a_checkpoint_that_does_not_fit_ends_the_snapshots_that_are_read() {
+    let disk = Small::new(8 * MIB);
+    let mut lone = Lone::open(disk.clone()).unwrap();
+    (0..60).for_each(|key| lone.write(key, 3_000));
+    (0..2).for_each(|_| lone.checkpoint());
+    let mut snapshot = lone.store.snapshot(GROUP).unwrap();
+    assert_eq!(snapshot.next_rows(1).unwrap().len(), 1);
+    (0..60).for_each(|key| lone.write(key, 2_000));
+    disk.resize(disk.used() + PAGE);
+    lone.store.look_at_space();
+    lone.store.want_checkpoint();
+    assert!(!lone.try_checkpoint());
+    assert!(snapshot.next_rows(1).is_err(), "it pinned pages");
+}
+
+#[test]
+fn what_the_ring_must_still_be_filled_with_is_not_there_for_checkpoints() {
+    let disk = Small::new(8 * MIB);
+    let lone = Lone::open(disk.clone()).unwrap();
+    let unfilled = options(1).ring_bytes - options(1).segment_bytes;
+    assert!(
+        !disk.holds(RING_AT + options(1).segment_bytes),
+        "one segment is ready"
+    );
+    let needed = lone.store.engine().needed();
+    disk.resize(disk.used() + needed + unfilled);
+    lone.store.look_at_space();
+    assert_eq!(space_of(&lone), Space::Ample);
+    disk.resize(disk.used() + needed + unfilled - 16 * PAGE);
+    lone.store.look_at_space();
+    assert_ne!(space_of(&lone), Space::Ample);
+}
+
+#[test]
+fn the_reserve_is_taken_in_plenty_and_given_back_by_the_next_start() {
+    let reserve = RING_AT + options(1).ring_bytes;
+    let disk = Small::new(8 * MIB);
+    let lone = Lone::open(disk.clone()).unwrap();
+    assert!(disk.holds(reserve));
+    drop(lone);
+    disk.resize(disk.used() + 64 * PAGE); // too little to take another one
+    let lone = Lone::open(disk.clone()).unwrap();
+    assert!(!disk.holds(reserve), "an earlier process's");
+    disk.resize(8 * MIB);
+    lone.store.look_at_space();
+    assert!(disk.holds(reserve), "there is plenty again");
+}
+
+#[test]
+fn what_is_in_memory_counts_before_the_next_look() {
+    let disk = Small::new(8 * MIB);
+    let mut lone = Lone::open(disk.clone()).unwrap();
+    disk.resize(disk.used() + lone.store.engine().needed() + options(1).ring_bytes);
+    lone.store.look_at_space();
+    assert_eq!(space_of(&lone), Space::Ample);
+    let mut key = 0;
+    while space_of(&lone) == Space::Ample {
+        lone.write(key, 1_000);
+        key += 1;
+        assert!(key < 300, "{:?}", lone.store.stats());
+    }
+}
+
+#[test]
+fn staged_rows_and_deletions_wait_for_space() {
+    let disk = Small::new(16 * MIB);
+    let lone = Lone::open(disk.clone()).unwrap();
+    let mut staging = lone.store.stage().unwrap();
+    let row = (Bytes::from_static(b"k"), Bytes::from(vec![1; 4096]));
+    staging.offer(vec![row]).unwrap();
+    // A checkpoint of what is in memory would fit, with what is staged at most it would not.
+    disk.resize(disk.used() + lone.store.engine().needed() + options(1).ring_bytes);
+    lone.store.look_at_space();
+    assert!(!lone.store.tidy_once() && !staging.is_durable());
+    disk.resize(64 * MIB);
+    lone.store.look_at_space();
+    assert!(lone.store.tidy_once() && staging.is_durable());
+    assert_eq!(disk.refused(), 0);
+}
+
+#[test]
+fn a_node_that_stopped_cleanly_needs_a_segment() {
+    let disk = Small::new(8 * MIB);
+    let Lone {
+        store,
+        storage,
+        state,
+        ..
+    } = Lone::open(disk.clone()).unwrap();
+    drop((storage, state));
+    assert_eq!(store.close(), Closed::Plain);
+    disk.resize(disk.used() + PAGE);
+    let used = disk.used();
+    let refused = Store::open_on(disk.clone(), IDENTITY, options(1)).unwrap_err();
+    assert!(matches!(refused, OpenError::NoSpace { .. }), "{refused:?}");
+    assert_eq!(refused.code(), 70);
+    assert!(disk.used() <= used, "nothing was written");
+    disk.resize(8 * MIB);
+    Lone::open(disk.clone()).unwrap();
+}
+
+#[test]
+fn changes_of_space_are_told_once_each() {
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tap = Arc::clone(&told);
+    let options = Options {
+        on_space: Some(Arc::new(move |space| tap.lock().unwrap().push(space))),
+        ..options(1)
+    };
+    let disk = Small::new(8 * MIB);
+    let opened = Store::open_on(disk.clone(), IDENTITY, options).unwrap();
+    for capacity in [8 * MIB, disk.used() + PAGE, disk.used() + PAGE, 8 * MIB, 8 * MIB] {
+        disk.resize(capacity);
+        opened.store.look_at_space();
+    }
+    assert_eq!(*told.lock().unwrap(), [Space::Gone, Space::Ample]);
 }
