@@ -98,23 +98,22 @@ impl Bug {
         Bug::FreesSharedSlots,
     ];
 
-    /// The checks that are meant to find it: one of them stands in the failure's message.
+    /// The checks that are meant to find it: one of them stands in the failure's message. A log that does not fit
+    /// together is refused by recovery before anything can be compared.
     pub fn found_by(self) -> &'static [&'static str] {
         match self {
-            Bug::AcknowledgesEarly => &["[logs]", "is unreadable"],
-            Bug::ReusesRecordNumbers
-            | Bug::ForgetsVotes
-            | Bug::ForgetsCommitMarks
-            | Bug::ForgetsParentsMark => &["[logs]"],
+            Bug::ForgetsVotes | Bug::ForgetsCommitMarks | Bug::ForgetsParentsMark => &["[logs]"],
+            Bug::AcknowledgesEarly
+            | Bug::ReusesRecordNumbers
+            | Bug::PassesInstalls
+            | Bug::ForgetsTombstones => &["[logs]", "the node file is damaged"],
+            Bug::ForgetsBeginnings | Bug::ForgetsNewborns => &["[logs]", "[state]"],
             Bug::HalvesCheckpoints
             | Bug::InstallsUnstaged
             | Bug::StagesOverLiveState
             | Bug::ForgetsSplits
             | Bug::FreesSharedSlots => &["[state]"],
             Bug::KeepsIncarnation => &["[incarnation]"],
-            Bug::PassesInstalls => &["[logs]", "entries are missing"],
-            Bug::ForgetsBeginnings | Bug::ForgetsNewborns => &["[logs]", "[state]"],
-            Bug::ForgetsTombstones => &["[logs]", "a group that was not born"],
             Bug::SyncsNothing
             | Bug::SkipsPayloadChecksum
             | Bug::ReleasesRoomEarly
