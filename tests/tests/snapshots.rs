@@ -82,7 +82,9 @@ fn wait_until_quiet(cluster: &Cluster) {
 
 fn cluster_id(node: &Node) -> ClusterId {
     let (_, page) = get(node.http_port, "/metrics").expect("a ready node has metrics");
-    let (_, rest) = page.split_once("cluster=\"").expect("metrics name the cluster");
+    let (_, rest) = page
+        .split_once("cluster_id=\"")
+        .expect("metrics name the cluster");
     let mut id = [0; 16];
     for (at, byte) in id.iter_mut().enumerate() {
         *byte = u8::from_str_radix(&rest[2 * at..2 * at + 2], 16).expect("hexadecimal digits");
