@@ -107,6 +107,17 @@ impl Requests {
         self.shared.routes.load_full()
     }
 
+    /// This node's own replica heard who leads the group, or that nobody does. It knows before any answer or refusal: without
+    /// this, requests went to a node that was cut off until its link counted as lost.
+    pub fn note_leader(&self, group: GroupId, leader: Option<NodeId>) {
+        let routes = self.shared.routes.load();
+        match (leader, routes.leader(group)) {
+            (Some(leader), _) => routes.learn(group, leader),
+            (None, Some(before)) => routes.forget(group, before),
+            (None, None) => {}
+        }
+    }
+
     /// Tries a request that another node forwarded, here and nowhere else. Bytes that are no request get an empty
     /// reply: what the sender wanted is not known, so neither is its outcome.
     pub fn serve(&self, request: Bytes, reply: Reply) {
@@ -338,6 +349,9 @@ impl Shared {
 
     /// Ends an open request without an answer: a write that somebody may still apply is `Unknown`.
     fn give_up(&self, open: Open, refusal: Refusal) {
+        if let Place::At(silent) = open.place {
+            self.routes.load().forget(open.group, silent);
+        }
         match (open.place, open.request.kind) {
             (Place::Waiting(refusal), _) => self.refuse(open, refusal),
             (Place::Here | Place::At(_), Kind::Read) => self.refuse(open, refusal),

@@ -256,3 +256,28 @@ fn the_timekeeper_wakes_after_it_fell_asleep() {
     node.submit(1, Kind::Write, Duration::from_millis(30));
     assert_eq!(node.outcome(), (1, Outcome::Unknown));
 }
+
+#[test]
+fn what_the_own_replica_hears_of_leaders_counts_at_once() {
+    let node = node();
+    node.requests.note_leader(GROUP, Some(NodeId(3)));
+    node.submit(1, Kind::Write, WAIT);
+    assert_eq!(node.called().0, NodeId(3), "and it never answers");
+    node.requests.note_leader(GROUP, Some(NodeId(2)));
+    node.submit(2, Kind::Write, WAIT);
+    assert_eq!(node.called().0, NodeId(2));
+    node.requests.note_leader(GROUP, None);
+    node.submit(3, Kind::Write, WAIT);
+    node.at_worker();
+}
+
+#[test]
+fn a_node_that_let_the_time_pass_is_not_the_first_to_be_asked_again() {
+    let node = node();
+    node.requests.note_leader(GROUP, Some(NodeId(3)));
+    node.submit(1, Kind::Write, Duration::from_millis(30));
+    let (to, _, _unanswered) = node.called();
+    assert_eq!((to, node.outcome()), (NodeId(3), (1, Outcome::Unknown)));
+    node.submit(2, Kind::Write, WAIT);
+    node.at_worker();
+}

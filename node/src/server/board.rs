@@ -6,7 +6,7 @@ use crate::metrics::{Raft, raise};
 use multiraft::{Counters, GroupId, LeadershipChange, NodeId, Refusals, ReplicaId, Turn};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Who leads a group, as this node's replica knows it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,12 +17,16 @@ pub(super) struct Led {
     pub(super) here: bool,
 }
 
+/// Hears who leads a group; None: nobody, as far as this node's replica knows.
+type News = Box<dyn Fn(GroupId, Option<NodeId>) + Send + Sync>;
+
 /// The board of one node.
 pub(super) struct Board {
     homes: BTreeMap<(GroupId, ReplicaId), NodeId>,
     led: Mutex<BTreeMap<GroupId, Led>>,
     changes: AtomicU64,
     totals: Vec<Totals>,
+    news: OnceLock<News>,
 }
 
 /// One worker's counters, as far as metrics want them.
@@ -54,7 +58,15 @@ impl Board {
             led: Mutex::new(here.iter().map(|range| (range.group, Led::default())).collect()),
             changes: AtomicU64::new(0),
             totals: (0..workers).map(|_| Totals::default()).collect(),
+            news: OnceLock::new(),
         }
+    }
+
+    /// Tells who leads what now, and from now on every change, from the workers' threads.
+    pub(super) fn tell(&self, news: impl Fn(GroupId, Option<NodeId>) + Send + Sync + 'static) {
+        let led = self.lock(); // no change may come between what is and what will be told
+        led.iter().for_each(|(&group, led)| news(group, led.by));
+        assert!(self.news.set(Box::new(news)).is_ok(), "one listener");
     }
 
     /// A worker reports a turn.
@@ -89,6 +101,9 @@ impl Board {
             here: change.is_self,
         };
         let before = led.insert(group, now);
+        if let Some(news) = self.news.get() {
+            news(group, now.by);
+        }
         if now.by.is_some() && before.is_none_or(|before| before.by != now.by) {
             self.changes.fetch_add(1, Ordering::Relaxed);
         }

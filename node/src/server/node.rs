@@ -204,6 +204,8 @@ impl Core {
             followers,
         });
         calls.set(requests.clone());
+        let routing = requests.clone();
+        board.tell(move |group, leader| routing.note_leader(group, leader));
         Ok(Core {
             placement: settled.placement,
             board,
