@@ -5,6 +5,7 @@ mod http;
 mod links;
 mod node;
 mod ports;
+pub mod threads;
 
 pub use http::get;
 pub use links::Links;
@@ -111,6 +112,8 @@ fn build() -> PathBuf {
         &[]
     };
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    // Minutes, if nothing is built yet or another cargo holds the folder: nobody should take that for a test that hangs.
+    eprintln!("building the binary under test (FLOTILLA_TESTS_BINARY names none)");
     let status = Command::new(cargo)
         // The whole workspace's features, as in the run of the tests: nothing is compiled twice.
         .args(["build", "--quiet", "--workspace", "--bins"])

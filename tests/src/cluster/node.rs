@@ -1,10 +1,11 @@
 //! One real process: its command line, its pid, its log.
 
-use super::{flotilla, get, wait_until};
+use super::{PATIENCE, flotilla, get, threads, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
 /// A `flotilla start` process, running or not.
 #[derive(Debug)]
@@ -94,8 +95,8 @@ impl Node {
 
     /// Waits for the end of a process that was struck; how it ended.
     pub fn bury(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("only a running node ends");
-        child.wait().expect("the process is reaped")
+        let status = self.end_within(PATIENCE);
+        status.expect("the kernel ends a process that was killed")
     }
 
     /// How the process ended by itself, if it did; it counts as running until then.
@@ -128,11 +129,35 @@ impl Node {
         kill_process(Pid::from_child(child), signal).expect("the signal is delivered");
     }
 
-    /// SIGTERM, and the exit status it leads to.
+    /// SIGTERM, and the exit status it leads to; fails the test if that takes longer than `PATIENCE`.
     pub fn stop(&mut self) -> ExitStatus {
-        let mut child = self.child.take().expect("only a running node is stopped");
-        kill_process(Pid::from_child(&child), Signal::TERM).expect("SIGTERM is delivered");
-        child.wait().expect("the process is reaped")
+        self.stop_within(PATIENCE).unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// SIGTERM, and the exit status it leads to. A process that is still there after `patience` is killed; the error
+    /// says what its threads were doing.
+    pub fn stop_within(&mut self, patience: Duration) -> Result<ExitStatus, String> {
+        self.signal(Signal::TERM);
+        if let Some(status) = self.end_within(patience) {
+            return Ok(status);
+        }
+        let (id, threads) = (self.id, self.pid().map(threads::of).unwrap_or_default());
+        self.kill();
+        Err(format!(
+            "node {id} still ran {patience:?} after SIGTERM; its threads:\n{threads}"
+        ))
+    }
+
+    /// How the process ended, None if it has not within this time.
+    fn end_within(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let begin = Instant::now();
+        loop {
+            let status = self.ended();
+            if status.is_some() || begin.elapsed() > patience {
+                return status;
+            }
+            std::thread::sleep(Duration::from_millis(2)); // pace: polling, bounded by `patience`
+        }
     }
 
     /// SIGHUP: the certificates are read again.
@@ -164,7 +189,8 @@ impl Node {
         );
     }
 
-    fn has_ended(&self) -> bool {
+    /// True if there is no process, or only what is left of one that ended by itself.
+    pub fn has_ended(&self) -> bool {
         self.pid()
             .is_none_or(|pid| state_of(pid).is_none_or(|state| state == 'Z'))
     }

@@ -15,34 +15,52 @@ mod probe;
 mod record;
 mod redis;
 mod report;
+mod watchdog;
 mod workload;
 
 pub use report::Report;
 
-use crate::cluster::Cluster;
-use crate::history::{Limits, Operation, judge, losses};
-use flotilla_client::{ClientOptions, Pool, Tls};
+use crate::cluster::{Cluster, Node, flotilla};
+use crate::history::{Limits, Operation, Verdict, judge, losses};
+use flotilla_client::{ClientOptions, Tls};
 use nemesis::Nemesis;
 use record::Record;
+use redis::Manner;
 use report::Fault;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
-use workload::{Draws, Protocol};
+use watchdog::{Watchdog, log_ends};
+use workload::{Draws, Part};
 
 /// Ranges of the cluster.
 const RANGES: usize = 12;
-/// Clients: the first half speaks the native protocol, the others Redis.
+/// Patient clients: the first half speaks the native protocol, the others Redis. They go where they are served.
 const CLIENTS: u32 = 8;
+/// Besides them, impatient ones stay with each node: on two keys one only reads and one only writes. They see the time in
+/// which two nodes may both take themselves for a leader, while patient ones wait for the one that is cut off.
+const IMPATIENT: [Part; 4] = [Part::Watcher(0), Part::Hasty(0), Part::Watcher(1), Part::Hasty(1)];
+const IMPATIENCE: Manner = Manner {
+    patience: Duration::from_millis(100),
+    pause_us: 20_000,
+    stays: true,
+};
 /// Readers at the end have numbers from here.
 const READERS_FROM: u32 = 100;
-/// Mean pause of a client between operations, in microseconds.
+/// Mean pause of a patient client between operations, in microseconds.
 const PAUSE_US: u64 = 15_000;
-/// How long a client waits for an answer.
+/// How long it waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The service must be back this soon after a fault was healed.
+/// The service must be back this soon after a fault was healed and all processes run again.
 const SERVICE_BACK_MAX: Duration = Duration::from_secs(5);
+/// They must run this soon after they were started again: little data lies on their disks.
+const UP_MAX: Duration = Duration::from_secs(20);
+/// SIGTERM must have ended a node by then.
+const STOP_MAX: Duration = Duration::from_secs(30);
+/// The longest any step of a run may take before the run counts as standing still. Only building may take longer.
+const STEP_MAX: Duration = Duration::from_secs(240);
+const BUILD_MAX: Duration = Duration::from_secs(1800);
 
 /// How long, and what happens.
 #[derive(Clone, Copy, Debug)]
@@ -65,41 +83,39 @@ impl Plan {
         self.seconds * 20
     }
 
-    /// How often each kind of fault must have happened: a fault with its recovery takes ten seconds at most.
+    /// How often each kind of fault must have happened: a fault with its recovery takes eight seconds at most, on average.
     fn times_min(&self) -> u64 {
-        (self.seconds / (nemesis::Kind::ALL.len() as u64 * 10)).max(1)
+        (self.seconds / (nemesis::Kind::ALL.len() as u64 * 8)).max(1)
     }
 }
 
-/// Runs it.
+/// Runs it. Always ends: with a report, or with the process itself if something stands still for minutes.
 pub fn run(plan: Plan) -> Report {
     let begin = Instant::now();
+    let record = Arc::new(Record::new());
+    let watchdog = Watchdog::start(Arc::clone(&record), "building the binary", BUILD_MAX);
+    flotilla();
+    watchdog.enter("starting the cluster", STEP_MAX);
     let (mut cluster, links) = Cluster::start_behind_links(3, RANGES, &[], plan.seed);
     cluster.dir.disable_cleanup(true);
-    let record = Arc::new(Record::new());
-    let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.resp_port).collect();
+    watchdog.look_into(cluster.dir.path());
     let clients = Clients::start(&record, &cluster, plan.seed);
     let mut nemesis = Nemesis::new(cluster, links, plan.seed);
-    let (faults, mut failures) = torment(&plan, &record, &mut nemesis, &ports);
+    let (faults, mut failures) = torment(&plan, &record, &mut nemesis, &watchdog);
+    watchdog.enter("the clients' last answers", STEP_MAX);
     record.stop();
     clients.join();
     let last_reads = record.now();
-    let keys: BTreeSet<u64> = record.history().iter().map(|one| one.key).collect();
-    failures.extend(read_everything(
-        &record,
-        &ports,
-        &keys.into_iter().collect::<Vec<_>>(),
-    ));
+    watchdog.enter("the last reads", STEP_MAX);
+    failures.extend(read_everything(&record, &nemesis.cluster));
     failures.extend(nemesis.deaths());
+    watchdog.enter("stopping", STEP_MAX);
     failures.extend(stop_cleanly(&mut nemesis));
     failures.extend(record.odds().into_iter().take(5));
+    watchdog.enter("judging", STEP_MAX);
     let history = record.history();
-    failures.extend(
-        losses(&history, last_reads)
-            .iter()
-            .take(5)
-            .map(ToString::to_string),
-    );
+    let losses = losses(&history, last_reads);
+    failures.extend(losses.iter().take(5).map(ToString::to_string));
     let judging = Instant::now();
     let judgement = judge(&history, Limits::default());
     let report = Report {
@@ -117,39 +133,61 @@ pub fn run(plan: Plan) -> Report {
 }
 
 /// Fault after fault, until the time is over and every kind came, or something broke for good.
-fn torment(plan: &Plan, record: &Record, nemesis: &mut Nemesis, ports: &[u16]) -> (Vec<Fault>, Vec<String>) {
-    let (low, high) = plan.fault_lasts();
+fn torment(
+    plan: &Plan,
+    record: &Record,
+    nemesis: &mut Nemesis,
+    watchdog: &Watchdog,
+) -> (Vec<Fault>, Vec<String>) {
     let end = Instant::now() + Duration::from_secs(plan.seconds);
     let mut faults: Vec<Fault> = Vec::new();
+    let mut judged_until = 0;
     while Instant::now() < end || faults.len() < nemesis::Kind::ALL.len() {
-        let calm = nemesis.while_between(low, high / 3);
-        std::thread::sleep(calm); // pace: clients work undisturbed between two faults
         let kind = nemesis.next_kind();
-        let (began, before) = (record.now(), record.answered());
-        let harm = nemesis.inject(kind);
-        let lasts = nemesis.while_between(low, high);
-        std::thread::sleep(lasts); // pace: the fault holds
-        let answered = record.answered() - before;
-        let deaths = nemesis.deaths();
-        if !deaths.is_empty() {
-            return (faults, deaths);
-        }
-        let happened = nemesis.heal(&harm);
-        let healed = record.now();
-        let back = probe::service_back(record, ports, RANGES);
-        faults.push(Fault {
-            kind: harm.kind,
-            began,
-            healed,
-            back,
-            happened,
-            answered,
-        });
-        if back.is_none() {
-            break;
+        watchdog.enter(kind.name(), STEP_MAX);
+        let fault = strike_and_heal(plan, record, nemesis, kind);
+        let is_over = fault.back.served.is_none();
+        faults.push(fault);
+        let mut failures = nemesis.deaths();
+        failures.extend(violated(record, &mut judged_until));
+        if is_over || !failures.is_empty() {
+            return (faults, failures);
         }
     }
     (faults, Vec::new())
+}
+
+/// Whether what clients saw so far has no order, judged over what is new. The last judgement is over everything; this one
+/// only ends a run that has found something.
+fn violated(record: &Record, judged_until: &mut u64) -> Option<String> {
+    let since = std::mem::replace(judged_until, record.now());
+    let recent = record.history_of_recent(since);
+    let is_violated = matches!(judge(&recent, Limits::default()).verdict, Verdict::Violated(_));
+    let seconds = record.now() as f64 / 1e9;
+    is_violated.then(|| format!("found {seconds:.1} s after the beginning, by the order of answers"))
+}
+
+/// Some calm, a fault, and the way back from it.
+fn strike_and_heal(plan: &Plan, record: &Record, nemesis: &mut Nemesis, kind: nemesis::Kind) -> Fault {
+    let (low, high) = plan.fault_lasts();
+    let calm = nemesis.while_between(low, high / 3);
+    std::thread::sleep(calm); // pace: clients work undisturbed between two faults
+    let (began, before) = (record.now(), record.answered());
+    let harm = nemesis.inject(kind);
+    let lasts = nemesis.while_between(low, high);
+    std::thread::sleep(lasts); // pace: the fault holds
+    let answered = record.answered() - before;
+    let happened = nemesis.heal(&harm);
+    let healed = record.now();
+    let back = probe::comeback(record, &nemesis.cluster.nodes, RANGES);
+    Fault {
+        kind: harm.kind,
+        began,
+        healed,
+        back,
+        happened,
+        answered,
+    }
 }
 
 /// What runs beside the faults.
@@ -162,10 +200,19 @@ impl Clients {
         let natives = CLIENTS / 2;
         let mut threads = vec![start_natives(record, cluster, seed, natives)];
         let ports: Vec<u16> = cluster.nodes.iter().map(|node| node.resp_port).collect();
-        for number in natives..CLIENTS {
+        let patient = Manner {
+            patience: PATIENCE,
+            pause_us: PAUSE_US,
+            stays: false,
+        };
+        let patients = (natives..CLIENTS).map(|_| (Part::Redis, patient));
+        let impatients = IMPATIENT
+            .into_iter()
+            .flat_map(|part| ports.iter().map(move |_| (part, IMPATIENCE)));
+        for (number, (part, manner)) in (natives..).zip(patients.chain(impatients)) {
             let (record, ports) = (Arc::clone(record), ports.clone());
-            let draws = Draws::new(seed, number, Protocol::Redis);
-            let run = move || redis::run(&record, &ports, draws, PATIENCE, PAUSE_US);
+            let draws = Draws::new(seed, number, part);
+            let run = move || redis::run(&record, &ports, draws, manner);
             threads.push(std::thread::spawn(run));
         }
         let record = Arc::clone(record);
@@ -197,14 +244,12 @@ fn start_natives(record: &Arc<Record>, cluster: &Cluster, seed: u64, count: u32)
                 let mut options = ClientOptions::new(endpoints.clone(), tls.clone());
                 options.first = number as usize;
                 options.timeout = PATIENCE;
-                let draws = Draws::new(seed, number, Protocol::Native);
+                let draws = Draws::new(seed, number, Part::Native);
                 let record = Arc::clone(&record);
                 tokio::spawn(async move {
                     // Every other one has a connection for each node and asks leaders; the others let nodes forward.
                     let connections = if number % 2 == 0 { 1 } else { 3 };
-                    let pool = Pool::connect(options, connections).await;
-                    let pool = pool.expect("all nodes are ready");
-                    native::run(&record, pool, draws, PAUSE_US).await;
+                    native::run(&record, options, connections, draws, PAUSE_US).await;
                 })
             });
             for client in clients.collect::<Vec<_>>() {
@@ -215,21 +260,26 @@ fn start_natives(record: &Arc<Record>, cluster: &Cluster, seed: u64, count: u32)
 }
 
 /// Every key through every node.
-fn read_everything(record: &Record, ports: &[u16], keys: &[u64]) -> Option<String> {
-    let readers = (READERS_FROM..).zip(ports);
-    let failed = |(reader, port): (u32, &u16)| redis::read_all(record, *port, reader, keys).err();
-    let error = readers.filter_map(failed).next()?;
-    Some(format!("the last reads: {error}"))
+fn read_everything(record: &Record, cluster: &Cluster) -> Option<String> {
+    let keys: BTreeSet<u64> = record.history().iter().map(|one| one.key).collect();
+    let keys: Vec<u64> = keys.into_iter().collect();
+    let readers = (READERS_FROM..).zip(&cluster.nodes);
+    let failed = |(reader, node): (u32, &Node)| {
+        let error = redis::read_all(record, node.resp_port, reader, &keys).err()?;
+        Some(format!("the last reads, through node {}: {error}", node.id))
+    };
+    readers.filter_map(failed).next()
 }
 
 /// SIGTERM ends every node with code 0.
 fn stop_cleanly(nemesis: &mut Nemesis) -> Vec<String> {
     let running = nemesis.cluster.nodes.iter_mut().filter(|node| node.is_running());
-    let ended = running.map(|node| (node.id, node.stop()));
-    ended
-        .filter(|(_, status)| status.code() != Some(0))
-        .map(|(id, status)| format!("node {id} ended with {status} after SIGTERM"))
-        .collect()
+    let failed = |node: &mut Node| match node.stop_within(STOP_MAX) {
+        Ok(status) if status.code() == Some(0) => None,
+        Ok(status) => Some(format!("node {} ended with {status} after SIGTERM", node.id)),
+        Err(why) => Some(why),
+    };
+    running.filter_map(failed).collect()
 }
 
 /// After a failure logs, data and history stay.
@@ -239,6 +289,7 @@ fn keep_or_remove(record: &Record, cluster: &mut Cluster, report: &Report) {
     }
     let path = cluster.dir.path().join("history.jsonl");
     let kept = record.write(&path);
+    print!("{}", log_ends(cluster.dir.path()));
     println!(
         "logs and data of the failed run: {} ({kept:?})",
         cluster.dir.path().display()

@@ -4,31 +4,44 @@
 use super::record::Record;
 use super::workload::{Draws, key_name, value_bytes, value_of};
 use crate::history::{Answer, Ask, Expect, Operation, Outcome, Seen};
-use flotilla_client::{Client, Condition, Error, Pool, Swapped};
+use flotilla_client::{Client, ClientOptions, Condition, Error, Pool, Swapped};
 use std::time::Duration;
 
-/// Asks until the run stops.
-pub(super) async fn run(record: &Record, pool: Pool, mut draws: Draws, pause_us: u64) {
+/// Asks over so many connections until the run stops.
+pub(super) async fn run(
+    record: &Record,
+    options: ClientOptions,
+    connections: usize,
+    mut draws: Draws,
+    pause_us: u64,
+) {
+    let Some(pool) = connect(record, options, connections).await else {
+        return;
+    };
     while !record.is_stopped() {
         let (key, ask) = draws.draw(record);
-        let called = record.now();
+        let begun = record.begin(draws.client, key, ask);
         let outcome = match perform(pool.for_key(key_name(key).as_bytes()), key, ask).await {
             Ok(answer) => Outcome::Answered(record.now(), answer),
             Err(error) => outcome_of(record, ask, &error),
         };
-        let client = draws.client;
-        let operation = Operation {
-            client,
-            key,
-            called,
-            ask,
-            outcome,
-        };
+        let operation = Operation { outcome, ..begun };
         draws.learn(&operation);
         record.add(operation);
         let pause = Duration::from_micros(draws.pause_us(pause_us));
         tokio::time::sleep(pause).await; // pace: the workload's rate
     }
+}
+
+/// Tries again until it works: faults may have begun already. None: the run is over.
+async fn connect(record: &Record, options: ClientOptions, connections: usize) -> Option<Pool> {
+    while !record.is_stopped() {
+        if let Ok(pool) = Pool::connect(options.clone(), connections).await {
+            return Some(pool);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await; // pace: nobody dials in a loop
+    }
+    None
 }
 
 fn outcome_of(record: &Record, ask: Ask, error: &Error) -> Outcome {

@@ -1,10 +1,14 @@
 //! The faults: what is done to a cluster, undone again, and whether it really happened. Which nodes are hit is drawn
 //! from the seed; how long a fault holds, too.
 
-use crate::cluster::{Cluster, Links};
+use crate::cluster::{Cluster, Links, Node};
 use crate::proxy::Faults;
 use crate::sim::Rng;
+use std::process::ExitStatus;
 use std::time::Duration;
+
+/// Cuts of one `Kind::Flicker`.
+const FLICKERS: usize = 6;
 
 /// A kind of fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,10 +39,20 @@ pub(super) enum Kind {
     Loss,
     /// kill -9 of one node while another is cut off.
     KillBesideCut,
+    /// One node stands still behind a cut, and goes on before the cut is mended: it has heard of nothing that was decided
+    /// meanwhile.
+    WakeAlone,
+    /// kill -9 of one node while everything is late: many requests are half done.
+    KillInDelay,
+    /// The same with two nodes cut apart: what is half done goes on at one of them, and the other cannot know.
+    CutInDelay,
+    /// Cuts that come and go: one node after the other is cut off, each for as long as it takes to elect another leader, so
+    /// that an old one lives on for a moment again and again.
+    Flicker,
 }
 
 impl Kind {
-    pub(super) const ALL: [Kind; 13] = [
+    pub(super) const ALL: [Kind; 17] = [
         Kind::KillOne,
         Kind::KillTwice,
         Kind::KillMost,
@@ -52,6 +66,10 @@ impl Kind {
         Kind::Delay,
         Kind::Loss,
         Kind::KillBesideCut,
+        Kind::WakeAlone,
+        Kind::KillInDelay,
+        Kind::CutInDelay,
+        Kind::Flicker,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -69,6 +87,10 @@ impl Kind {
             Kind::Delay => "20 to 150 ms late",
             Kind::Loss => "5 to 25 % lost",
             Kind::KillBesideCut => "kill -9 beside a cut",
+            Kind::WakeAlone => "SIGSTOP behind a cut",
+            Kind::KillInDelay => "kill -9 while all is late",
+            Kind::CutInDelay => "a cut while all is late",
+            Kind::Flicker => "cuts that come and go",
         }
     }
 
@@ -83,6 +105,10 @@ impl Kind {
                 | Kind::Delay
                 | Kind::Loss
                 | Kind::KillBesideCut
+                | Kind::WakeAlone
+                | Kind::KillInDelay
+                | Kind::CutInDelay
+                | Kind::Flicker
         )
     }
 }
@@ -93,6 +119,8 @@ pub(super) struct Nemesis {
     links: Links,
     rng: Rng,
     deck: Vec<Kind>,
+    /// Nodes that were to be killed and had ended by themselves.
+    dead: Vec<String>,
 }
 
 /// A fault that holds.
@@ -115,6 +143,7 @@ impl Nemesis {
             links,
             rng,
             deck: Vec::new(),
+            dead: Vec::new(),
         }
     }
 
@@ -165,6 +194,16 @@ impl Nemesis {
                 self.cut(&harm, 1, true, true);
                 self.kill(&mut harm, 1);
             }
+            Kind::WakeAlone => self.wake_alone(&mut harm),
+            Kind::KillInDelay => {
+                self.delay_a_while();
+                self.kill(&mut harm, 1);
+            }
+            Kind::CutInDelay => {
+                self.delay_a_while();
+                self.cut_pair(&harm);
+            }
+            Kind::Flicker => self.flicker(&harm),
         }
         harm
     }
@@ -174,7 +213,8 @@ impl Nemesis {
         let nodes = &mut self.cluster.nodes;
         let frozen = &harm.nodes[..harm.frozen];
         let stood_still = frozen.iter().all(|at| nodes[*at].is_frozen());
-        frozen.iter().for_each(|at| nodes[*at].thaw());
+        let there = frozen.iter().filter(|at| nodes[**at].is_running());
+        there.for_each(|at| nodes[*at].thaw());
         let met = self.links.harmed() > harm.harmed_before;
         self.links.heal();
         harm.nodes[..harm.killed].iter().for_each(|at| nodes[*at].spawn());
@@ -183,15 +223,13 @@ impl Nemesis {
 
     /// Nodes that ended by themselves, with how.
     pub(super) fn deaths(&mut self) -> Vec<String> {
-        let death = |node: &mut crate::cluster::Node| {
+        let mut deaths = std::mem::take(&mut self.dead);
+        let death = |node: &mut Node| {
             let status = node.ended()?;
-            Some(format!(
-                "node {} ended by itself: {status}; its log: {}",
-                node.id,
-                node.log.display()
-            ))
+            Some(obituary(node, status))
         };
-        self.cluster.nodes.iter_mut().filter_map(death).collect()
+        deaths.extend(self.cluster.nodes.iter_mut().filter_map(death));
+        deaths
     }
 
     fn kill(&mut self, harm: &mut Harm, count: usize) {
@@ -199,9 +237,12 @@ impl Nemesis {
         let nodes = &mut self.cluster.nodes;
         let victims = &harm.nodes[..count];
         victims.iter().for_each(|at| nodes[*at].strike());
-        let by_us = |at: &usize| nodes[*at].bury().signal() == Some(9);
-        for died in victims.iter().map(by_us) {
-            harm.struck &= died;
+        for at in victims {
+            let status = nodes[*at].bury();
+            if status.signal() != Some(9) {
+                harm.struck = false;
+                self.dead.push(obituary(&nodes[*at], status));
+            }
         }
         harm.killed = count;
     }
@@ -221,6 +262,19 @@ impl Nemesis {
         harm.frozen = count;
     }
 
+    fn wake_alone(&mut self, harm: &mut Harm) {
+        self.cut(harm, 0, true, true);
+        self.cluster.nodes[harm.nodes[0]].freeze();
+        // Long enough for the others to elect a leader, or not quite.
+        let meanwhile = self.while_between(Duration::from_millis(200), Duration::from_millis(1_500));
+        std::thread::sleep(meanwhile); // pace: the fault holds
+        let node = &self.cluster.nodes[harm.nodes[0]];
+        harm.struck = node.is_frozen();
+        if node.is_running() {
+            node.thaw();
+        }
+    }
+
     /// Cuts what this node sends, what it would hear, or both.
     fn cut(&self, harm: &Harm, which: usize, sends: bool, hears: bool) {
         let node = harm.nodes[which];
@@ -231,6 +285,18 @@ impl Nemesis {
             if hears {
                 self.links.set(other, node, &Faults::cut());
             }
+        }
+    }
+
+    /// The last cut stays.
+    fn flicker(&mut self, harm: &Harm) {
+        for turn in 0..FLICKERS {
+            let calm = self.while_between(Duration::from_millis(200), Duration::from_millis(400));
+            self.links.heal();
+            std::thread::sleep(calm); // pace: clients find the leaders
+            self.cut(harm, turn % harm.nodes.len(), true, true);
+            let lasts = self.while_between(Duration::from_millis(600), Duration::from_millis(1_000));
+            std::thread::sleep(lasts); // pace: the fault holds
         }
     }
 
@@ -250,6 +316,13 @@ impl Nemesis {
         });
     }
 
+    /// Until every client waits for something that is late.
+    fn delay_a_while(&mut self) {
+        self.delay();
+        let meanwhile = self.while_between(Duration::from_millis(300), Duration::from_millis(800));
+        std::thread::sleep(meanwhile); // pace: the fault holds
+    }
+
     fn lose(&mut self) {
         let loss = self.rng.between(5, 25) as f64 / 100.0;
         self.links.set_all(&Faults {
@@ -259,4 +332,9 @@ impl Nemesis {
             ..Faults::default()
         });
     }
+}
+
+fn obituary(node: &Node, status: ExitStatus) -> String {
+    let (id, log) = (node.id, node.log.display());
+    format!("node {id} ended by itself: {status}; its log: {log}")
 }

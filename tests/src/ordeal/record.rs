@@ -1,6 +1,8 @@
 //! What clients, faults and checks share: one clock, the history as it grows, and what should never have happened.
 
+use super::workload::weight;
 use crate::history::{Ask, Operation, Outcome};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,11 +20,19 @@ pub(super) struct Record {
     begin: Instant,
     /// Clients end when it is set.
     stop: AtomicBool,
-    history: Mutex<Vec<Operation>>,
+    history: Mutex<History>,
     odd: Mutex<Vec<String>>,
     acknowledged: AtomicU64,
     issued: AtomicU64,
     held_up: AtomicU64,
+}
+
+/// What clients asked and were told.
+#[derive(Debug, Default)]
+struct History {
+    ended: Vec<Operation>,
+    /// What each client waits for now.
+    open: BTreeMap<u32, Operation>,
 }
 
 impl Record {
@@ -51,19 +61,30 @@ impl Record {
         self.stop.load(Ordering::Relaxed)
     }
 
+    /// A client is about to ask: from now on the question may take effect. What `add` will be told, without the outcome.
+    pub(super) fn begin(&self, client: u32, key: u64, ask: Ask) -> Operation {
+        let operation = Operation {
+            client,
+            key,
+            called: self.now(),
+            ask,
+            outcome: Outcome::Unknown,
+        };
+        self.lock().open.insert(client, operation);
+        operation
+    }
+
     /// An operation has ended, or nobody will ever know.
     pub(super) fn add(&self, operation: Operation) {
-        // An unknown outcome stays open for ever: keys that have some are retired sooner.
-        const UNKNOWN_WEIGHT: u64 = 40;
-        let weight = if operation.is_unknown() { UNKNOWN_WEIGHT } else { 1 };
-        self.issued.fetch_add(weight, Ordering::Relaxed);
+        self.issued.fetch_add(weight(&operation), Ordering::Relaxed);
         if matches!(operation.outcome, Outcome::Answered(..)) {
             self.acknowledged.fetch_add(1, Ordering::Relaxed);
         }
-        if operation.is_unknown() && operation.ask == Ask::Get {
-            return; // says nothing
+        let mut history = self.lock();
+        history.open.remove(&operation.client);
+        if says_something(&operation) {
+            history.ended.push(operation);
         }
-        self.lock().push(operation);
     }
 
     /// An answer that no client should ever get.
@@ -86,10 +107,21 @@ impl Record {
     }
 
     pub(super) fn history(&self) -> Vec<Operation> {
-        self.lock().clone()
+        self.lock().ended.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Operation>> {
+    /// The whole history, up to now, of keys that were asked for since then. What is under way may take effect yet.
+    pub(super) fn history_of_recent(&self, since: u64) -> Vec<Operation> {
+        let history = self.lock();
+        let open = history.open.values().filter(|one| says_something(one));
+        let all: Vec<&Operation> = history.ended.iter().chain(open).collect();
+        let recent = all.iter().filter(|one| one.called >= since);
+        let keys: BTreeSet<u64> = recent.map(|one| one.key).collect();
+        let of_keys = all.into_iter().filter(|one| keys.contains(&one.key));
+        of_keys.copied().collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, History> {
         self.history.lock().expect("no client panics")
     }
 
@@ -114,10 +146,15 @@ impl Record {
     /// One JSON object a line.
     pub(super) fn write(&self, path: &Path) -> io::Result<()> {
         let mut out = BufWriter::new(std::fs::File::create(path)?);
-        for operation in self.lock().iter() {
+        for operation in &self.lock().ended {
             serde_json::to_writer(&mut out, operation)?;
             out.write_all(b"\n")?;
         }
         out.flush()
     }
+}
+
+/// A read of unknown outcome does not.
+fn says_something(operation: &Operation) -> bool {
+    !(operation.is_unknown() && operation.ask == Ask::Get)
 }

@@ -1,4 +1,4 @@
-//! A Redis client over one connection, moving on to the next node when the connection breaks. Only an error that says
+//! A Redis client over one connection; when it breaks, the next one leads to the next node, or to the same. Only an error that says
 //! "nothing was changed" counts as that; a broken connection leaves its command open for ever.
 
 use super::record::Record;
@@ -19,20 +19,31 @@ pub(super) fn connect(port: u16, timeout: Duration) -> RedisResult<Connection> {
     Ok(connection)
 }
 
+/// How a client behaves.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Manner {
+    /// How long it waits for an answer.
+    pub(super) patience: Duration,
+    /// Its mean pause between operations, in microseconds.
+    pub(super) pause_us: u64,
+    /// It connects to the same node again and again.
+    pub(super) stays: bool,
+}
+
 /// Asks until the run stops.
-pub(super) fn run(record: &Record, ports: &[u16], mut draws: Draws, timeout: Duration, pause_us: u64) {
+pub(super) fn run(record: &Record, ports: &[u16], mut draws: Draws, manner: Manner) {
     let mut node = draws.client as usize;
     let mut connection = None;
     while !record.is_stopped() {
-        let pause = Duration::from_micros(draws.pause_us(pause_us));
+        let pause = Duration::from_micros(draws.pause_us(manner.pause_us));
         std::thread::sleep(pause); // pace: the workload's rate
         let Some(open) = connection.as_mut() else {
-            node += 1;
-            connection = connect(ports[node % ports.len()], timeout).ok();
+            node += usize::from(!manner.stays);
+            connection = connect(ports[node % ports.len()], manner.patience).ok();
             continue;
         };
         let (key, ask) = draws.draw(record);
-        let called = record.now();
+        let begun = record.begin(draws.client, key, ask);
         let outcome = match perform(open, key, ask) {
             Ok(answer) => Outcome::Answered(record.now(), answer),
             Err(error) => {
@@ -42,14 +53,7 @@ pub(super) fn run(record: &Record, ports: &[u16], mut draws: Draws, timeout: Dur
                 outcome_of(record, ask, &error)
             }
         };
-        let client = draws.client;
-        record.add(Operation {
-            client,
-            key,
-            called,
-            ask,
-            outcome,
-        });
+        record.add(Operation { outcome, ..begun });
     }
 }
 

@@ -1,21 +1,21 @@
 //! What a run has come to: one table, and whether it passed, failed, or proved too little to pass (INVALID).
 
 use super::nemesis::Kind;
-use super::{Plan, SERVICE_BACK_MAX};
+use super::probe::Comeback;
+use super::{Plan, SERVICE_BACK_MAX, UP_MAX};
 use crate::history::{Ask, Judgement, Operation, Outcome, Verdict};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
 /// A fault that was.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Fault {
     pub(super) kind: Kind,
     /// When it began and was healed, on the record's clock.
     pub(super) began: u64,
     pub(super) healed: u64,
-    /// From healing until every range took writes through every node; None: never.
-    pub(super) back: Option<Duration>,
+    pub(super) back: Comeback,
     /// It was really there.
     pub(super) happened: bool,
     /// Operations answered between its beginning and its healing.
@@ -50,7 +50,9 @@ impl Report {
             }
         }
         all.extend(self.faults.iter().filter_map(late));
-        all.extend(self.shortfall().map(|why| format!("INVALID: {why}")));
+        if all.is_empty() {
+            all.extend(self.shortfall().map(|why| format!("INVALID: {why}")));
+        }
         (!all.is_empty()).then(|| all.join("\n"))
     }
 
@@ -97,13 +99,15 @@ impl Report {
         asked
     }
 
-    /// The longest time a client waited from answer to answer, around a fault.
+    /// The longest time a patient client waited from answer to answer, around a fault.
     fn gap(&self, fault: &Fault) -> Duration {
-        let until = fault.healed + nanos(fault.back.unwrap_or_default()) + nanos(SERVICE_BACK_MAX);
+        let Comeback { up, served, .. } = &fault.back;
+        let back = up.unwrap_or_default() + served.unwrap_or_default();
+        let until = fault.healed + nanos(back) + nanos(SERVICE_BACK_MAX);
         let mut ends: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
         for one in &self.history {
             let Some((end, _)) = one.answered() else { continue };
-            if (fault.began..until).contains(&end) && one.client < super::READERS_FROM {
+            if (fault.began..until).contains(&end) && one.client < super::CLIENTS {
                 ends.entry(one.client).or_default().push(end);
             }
         }
@@ -142,17 +146,20 @@ fn nanos(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).expect("a run shorter than centuries")
 }
 
+/// What took too long, and what those who waited were told meanwhile.
 fn late(fault: &Fault) -> Option<String> {
+    let what = match (fault.back.up, fault.back.served) {
+        (None, _) => "a process never came up".to_owned(),
+        (Some(up), _) if up > UP_MAX => format!("the last process was up after {up:.2?}"),
+        (_, None) => "the service never came back".to_owned(),
+        (_, Some(served)) if served > SERVICE_BACK_MAX => {
+            format!("the service was back after {served:.2?}")
+        }
+        _ => return None,
+    };
     let (name, at) = (fault.kind.name(), fault.healed as f64 / 1e9);
-    match fault.back {
-        Some(back) if back <= SERVICE_BACK_MAX => None,
-        Some(back) => Some(format!(
-            "`{name}`, healed at {at:.1} s: the service was back after {back:.2?}"
-        )),
-        None => Some(format!(
-            "`{name}`, healed at {at:.1} s: the service never came back"
-        )),
-    }
+    let obstacles = fault.back.obstacles.join("; ");
+    Some(format!("`{name}`, healed at {at:.1} s: {what} ({obstacles})"))
 }
 
 /// Median and maximum, in seconds.
@@ -174,51 +181,81 @@ impl fmt::Display for Spread {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let row = |f: &mut fmt::Formatter<'_>, name: &str, faults: &[&Fault]| {
-            let answered: u64 = faults.iter().map(|fault| fault.answered).sum();
-            let back = Spread(faults.iter().filter_map(|fault| fault.back).collect());
-            let gap = Spread(faults.iter().map(|fault| self.gap(fault)).collect());
-            writeln!(f, "{name:<24} {:>5} {answered:>9} {back} {gap}", faults.len())
-        };
         let (seed, took) = (self.plan.seed, self.took.as_secs());
+        let (ranges, clients) = (super::RANGES, super::CLIENTS);
+        let impatient = 3 * super::IMPATIENT.len();
         writeln!(
             f,
-            "kill test, seed {seed}, {took} s: 3 nodes, {} ranges, {} clients",
-            super::RANGES,
-            super::CLIENTS
+            "kill test, seed {seed}, {took} s: 3 nodes, {ranges} ranges, {clients} clients and {impatient} impatient ones"
         )?;
-        writeln!(
+        let heads = |f: &mut fmt::Formatter<'_>, heads: [&str; 6]| {
+            let [name, times, answered, up, back, wait] = heads;
+            writeln!(
+                f,
+                "{name:<25} {times:>5} {answered:>9} {up:>17} {back:>17} {wait:>17}"
+            )
+        };
+        heads(
             f,
-            "{:<24} {:>5} {:>9} {:>17} {:>17}",
-            "", "", "answered", "service back", "longest wait of"
+            [
+                "",
+                "",
+                "answered",
+                "processes up",
+                "then service",
+                "longest wait of",
+            ],
         )?;
-        writeln!(
+        let spread = "p50 s    max s";
+        heads(
             f,
-            "{:<24} {:>5} {:>9} {:>17} {:>17}",
-            "fault", "times", "meanwhile", "p50 s    max s", "a client, p50 max"
+            ["fault", "times", "meanwhile", spread, spread, "a client, p50 max"],
         )?;
         for kind in Kind::ALL {
-            let of_kind: Vec<&Fault> = self
-                .faults
-                .iter()
-                .filter(|fault| fault.kind == kind && fault.happened)
-                .collect();
-            row(f, kind.name(), &of_kind)?;
+            self.show_faults(f, kind.name(), |fault| fault.kind == kind)?;
         }
-        row(
-            f,
-            "all",
-            &self
-                .faults
-                .iter()
-                .filter(|fault| fault.happened)
-                .collect::<Vec<_>>(),
-        )?;
+        self.show_faults(f, "all", |_| true)?;
+        self.show_longest(f)?;
         self.show_history(f)
     }
 }
 
 impl Report {
+    fn show_faults(
+        &self,
+        f: &mut fmt::Formatter<'_>,
+        name: &str,
+        of: impl Fn(&Fault) -> bool,
+    ) -> fmt::Result {
+        let faults: Vec<&Fault> = self
+            .faults
+            .iter()
+            .filter(|fault| fault.happened && of(fault))
+            .collect();
+        let answered: u64 = faults.iter().map(|fault| fault.answered).sum();
+        let up = Spread(faults.iter().filter_map(|fault| fault.back.up).collect());
+        let served = Spread(faults.iter().filter_map(|fault| fault.back.served).collect());
+        let gap = Spread(faults.iter().map(|fault| self.gap(fault)).collect());
+        writeln!(
+            f,
+            "{name:<25} {:>5} {answered:>9} {up} {served} {gap}",
+            faults.len()
+        )
+    }
+
+    fn show_longest(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Some(fault) = self.faults.iter().max_by_key(|fault| fault.back.served) else {
+            return Ok(());
+        };
+        let (name, at, back) = (fault.kind.name(), fault.healed as f64 / 1e9, &fault.back);
+        let served = back.served.unwrap_or_default();
+        let obstacles = back.obstacles.join("; ");
+        writeln!(
+            f,
+            "longest time to service after healing: {served:.2?}, after `{name}` at {at:.1} s ({obstacles})"
+        )
+    }
+
     fn show_history(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = |of: fn(&Operation) -> bool| self.history.iter().filter(|one| of(one)).count();
         let answered = count(|one| one.answered().is_some());

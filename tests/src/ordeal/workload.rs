@@ -9,7 +9,14 @@ use std::collections::BTreeMap;
 /// Keys in use at a time.
 const KEYS: u64 = 6;
 /// Operations until the next ones come.
-const OPERATIONS_PER_KEY: u64 = 150;
+const OPERATIONS_PER_KEY: u64 = 200;
+
+/// Of these, the first so many are registers.
+const REGISTERS: u64 = 3;
+/// An unknown outcome stays open for ever and may cost the judgement dearly: keys that have some are retired sooner.
+const UNKNOWN_WEIGHT: u64 = 40;
+/// Not so where all values are unique and nothing is conditional.
+const UNKNOWN_WEIGHT_OF_REGISTERS: u64 = 4;
 
 /// How a key is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,15 +25,24 @@ enum Class {
     Register,
     /// Also conditions and removals.
     Conditional,
-    /// Increments and gets.
+    /// Increments and gets: whatever happens twice, or never, shows in every later answer.
     Counter,
 }
 
 fn class_of(key: u64) -> Class {
     match key % KEYS {
-        0..3 => Class::Register,
-        3 | 4 => Class::Conditional,
+        0..REGISTERS => Class::Register,
+        3 => Class::Conditional,
         _ => Class::Counter,
+    }
+}
+
+/// How much of a key's life this operation takes.
+pub(super) fn weight(operation: &Operation) -> u64 {
+    match (operation.is_unknown(), class_of(operation.key)) {
+        (false, _) => 1,
+        (true, Class::Register) => UNKNOWN_WEIGHT_OF_REGISTERS,
+        (true, _) => UNKNOWN_WEIGHT,
     }
 }
 
@@ -53,13 +69,17 @@ pub(super) fn value_of(key: u64, bytes: &[u8]) -> i64 {
     number().filter(whole).unwrap_or(NOT_A_VALUE)
 }
 
-/// Which commands a client's protocol has.
+/// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
-    /// Versions and compare-and-set.
+pub(super) enum Part {
+    /// What the native protocol has: versions and compare-and-set.
     Native,
-    /// SET NX and XX, INCR.
+    /// What Redis has: SET NX and XX, INCR.
     Redis,
+    /// Gets of one of the registers only.
+    Watcher(u64),
+    /// Unique puts to one of the registers only.
+    Hasty(u64),
 }
 
 /// One client's stream of operations.
@@ -67,18 +87,18 @@ pub(super) enum Protocol {
 pub(super) struct Draws {
     pub(super) client: u32,
     rng: Rng,
-    protocol: Protocol,
+    part: Part,
     written: i64,
     /// What this client saw last, for compare-and-set.
     seen: BTreeMap<u64, Seen>,
 }
 
 impl Draws {
-    pub(super) fn new(seed: u64, client: u32, protocol: Protocol) -> Draws {
+    pub(super) fn new(seed: u64, client: u32, part: Part) -> Draws {
         Draws {
             client,
             rng: Rng::new(seed).fork(&format!("client {client}")),
-            protocol,
+            part,
             written: 0,
             seen: BTreeMap::new(),
         }
@@ -87,12 +107,18 @@ impl Draws {
     /// The next operation: key and question.
     pub(super) fn draw(&mut self, record: &Record) -> (u64, Ask) {
         let generation = record.issued() / (KEYS * OPERATIONS_PER_KEY);
-        let key = generation * KEYS + self.rng.below(KEYS);
-        let ask = match (class_of(key), self.protocol) {
+        let place = match self.part {
+            Part::Watcher(place) | Part::Hasty(place) => place,
+            Part::Native | Part::Redis => self.rng.below(KEYS),
+        };
+        let key = generation * KEYS + place;
+        let ask = match (class_of(key), self.part) {
+            (_, Part::Watcher(_)) => Ask::Get,
+            (_, Part::Hasty(_)) => self.put(),
             (Class::Register, _) => self.one_of([Draws::put, Draws::get]),
-            (Class::Counter, Protocol::Native) => Ask::Get,
-            (Class::Counter, Protocol::Redis) => self.one_of([Draws::add, Draws::add, Draws::get]),
-            (Class::Conditional, Protocol::Redis) => self.one_of([
+            (Class::Counter, Part::Native) => Ask::Get,
+            (Class::Counter, Part::Redis) => self.one_of([Draws::add, Draws::add, Draws::get]),
+            (Class::Conditional, Part::Redis) => self.one_of([
                 Draws::get,
                 Draws::get,
                 Draws::put,
@@ -100,8 +126,8 @@ impl Draws {
                 Draws::put_if_present,
                 Draws::delete,
             ]),
-            (Class::Conditional, Protocol::Native) if self.rng.chance(500) => self.cas(key),
-            (Class::Conditional, Protocol::Native) => {
+            (Class::Conditional, Part::Native) if self.rng.chance(500) => self.cas(key),
+            (Class::Conditional, Part::Native) => {
                 self.one_of([Draws::get, Draws::get, Draws::put, Draws::delete])
             }
         };
