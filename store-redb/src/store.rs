@@ -184,9 +184,9 @@ impl Store {
         Staging::begin(Arc::clone(&self.engine))
     }
 
-    /// The way in for snapshots that arrive as bytes, as [`WorkerStorage`] gives them out.
+    /// The way in for snapshots that arrive as bytes, as [`WorkerStorage`] gives them out. It does not keep the store open.
     pub fn staging(&self) -> Arc<dyn SnapshotStaging> {
-        Arc::new(Door(Arc::clone(&self.engine)))
+        Arc::new(Door(Arc::downgrade(&self.engine)))
     }
 
     /// Begins to read a group's state as of its last durable checkpoint.

@@ -15,7 +15,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use multiraft::bulk::BULK_PIECE_BYTES_MAX;
 use multiraft::{GroupId, SnapshotHead, SnapshotReader, SnapshotStaging, SnapshotWriter, Staged, StagingId};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 const ROW_HEADER_BYTES: usize = 8;
 
@@ -110,15 +110,17 @@ fn take_row(buffer: &mut BytesMut) -> Result<Option<(Bytes, Bytes)>, String> {
     )))
 }
 
-/// Where snapshots come into a store.
-pub(crate) struct Door(pub(crate) Arc<Engine>);
+/// Where snapshots come into a store. Whoever keeps it (a network, which the store's own sinks lead to) does not keep the
+/// store open.
+pub(crate) struct Door(pub(crate) Weak<Engine>);
 
 impl SnapshotStaging for Door {
     fn stage(&self) -> Result<Box<dyn SnapshotWriter>, String> {
-        let staging = Staging::begin(Arc::clone(&self.0));
+        let engine = self.0.upgrade().ok_or("the store is closed")?;
+        let staging = Staging::begin(Arc::clone(&engine));
         let staging = staging.ok_or("too many snapshots are being staged, or disk space is short")?;
         Ok(Box::new(Writer {
-            engine: Arc::clone(&self.0),
+            engine,
             staging,
             buffer: BytesMut::new(),
             rows: Rows::new(),

@@ -6,7 +6,7 @@ use flotilla::server::Cluster;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -206,11 +206,17 @@ impl Drop for Site {
     }
 }
 
+/// Below the ports that the kernel gives to whoever asks for any.
 fn free_base() -> u16 {
     (0..1000)
-        .map(|at| 30_000 + (std::process::id() as u16 % 97) * 100 + at * 7)
-        .find(|base| (0..60).all(|at| TcpListener::bind(("127.0.0.1", base + at)).is_ok()))
+        .map(|at| 12_000 + (std::process::id() as u16 % 97) * 100 + at * 7)
+        .find(|base| (0..60).all(|at| is_free(base + at)))
         .expect("60 free ports in a row")
+}
+
+fn is_free(port: u16) -> bool {
+    let address = ("127.0.0.1", port);
+    TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
 }
 
 fn site(directory: &Path) -> Site {

@@ -4,11 +4,14 @@ use super::{Cluster, make_data_dir};
 use crate::exit::Code;
 use crate::options::{DevOptions, Layers, resolve_shared};
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(30);
+/// What one cluster takes, from its first port on.
+const PORTS: u16 = 50;
 
 #[test]
 fn a_new_data_directory_is_its_owners_alone_and_an_old_one_is_left_as_it_is() {
@@ -25,7 +28,7 @@ fn a_new_data_directory_is_its_owners_alone_and_an_old_one_is_left_as_it_is() {
     assert!(make_data_dir(&directory.path().join("file")).is_err());
 }
 
-/// Options with ports that were free a moment ago.
+/// Options with ports of their own.
 fn options(directory: &Path) -> DevOptions {
     let base = free_base();
     DevOptions {
@@ -43,11 +46,19 @@ fn options(directory: &Path) -> DevOptions {
     }
 }
 
+/// A row of free ports that no other test of this process was given: tests run side by side, and their nodes restart.
 fn free_base() -> u16 {
-    (0..1000)
-        .map(|at| 20_000 + (std::process::id() as u16 % 97) * 100 + at * 7)
-        .find(|base| (0..50).all(|at| TcpListener::bind(("127.0.0.1", base + at)).is_ok()))
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let start = 20_000 + (std::process::id() as u16 % 97) * 100;
+    std::iter::repeat_with(|| start + NEXT.fetch_add(1, Ordering::Relaxed) * PORTS)
+        .take(20)
+        .find(|base| (*base..base + PORTS).all(is_free))
         .expect("50 free ports in a row")
+}
+
+fn is_free(port: u16) -> bool {
+    let address = ("127.0.0.1", port);
+    TcpListener::bind(address).is_ok() && UdpSocket::bind(address).is_ok()
 }
 
 fn started(options: &DevOptions) -> Cluster {

@@ -71,6 +71,18 @@ fn a_file_in_use_is_refused() {
 }
 
 #[test]
+fn a_closed_store_is_closed_also_while_the_network_keeps_its_way_in_for_snapshots() {
+    let (_directory, path) = scratch();
+    let opened = Store::open(&path, IDENTITY, options(1)).unwrap();
+    let door = opened.store.staging();
+    assert!(door.stage().is_ok());
+    assert_eq!(opened.store.close(), Closed::Plain);
+    let refused = door.stage().err();
+    assert_eq!(refused.as_deref(), Some("the store is closed"));
+    Store::open(&path, IDENTITY, options(1)).unwrap();
+}
+
+#[test]
 fn another_node_or_cluster_is_refused_after_a_crash_and_after_a_clean_stop() {
     for is_clean in [false, true] {
         let (_directory, path) = scratch();
