@@ -212,7 +212,7 @@ impl GroupLog {
         self.replica > row.replica || self.truncated.index > row.applied.index
     }
 
-    /// A term that an earlier, uninitialised existence of the same replica promised is kept.
+    /// Of two promises of the same replica the later one: terms only grow, and a vote within a term stays.
     pub(crate) fn keep_promises(&mut self, before: HardState) {
         if before.term > self.hard_state.term
             || (before.term == self.hard_state.term && before.vote.is_some())
@@ -254,10 +254,11 @@ impl GroupLog {
         .1
     }
 
-    /// Takes over a durable term, vote and commit mark.
+    /// Takes over a durable term, vote and commit mark. They may be older than what is known: what a mere voter wrote
+    /// can become durable after the row in which a split made it a member, with the term of the split.
     pub(crate) fn mark(&mut self, hard_state: Option<HardState>, commit: Index) {
         if let Some(hard_state) = hard_state {
-            self.hard_state = hard_state;
+            self.keep_promises(hard_state);
         }
         self.commit = self.commit.max(commit);
         self.is_dirty = true;

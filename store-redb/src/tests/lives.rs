@@ -8,7 +8,7 @@ use crate::{Disk, NoSnapshot, SimDisk, Store};
 use bytes::Bytes;
 use multiraft::{
     Birth, Completion, EntryId, GroupId, HardState, Index, Install, Life, LogBatch, Membership, RaftStorage,
-    ReplicaId, Term,
+    ReplicaId, Restored, Term,
 };
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -494,6 +494,36 @@ fn a_vote_from_before_the_birth_is_kept() {
         node.checkpoint();
         node.tidy();
         assert_split(&node);
+    }
+}
+
+/// The child's row is durable, then a vote from before the split becomes durable, and the birth does not.
+#[test]
+fn a_vote_that_is_late_does_not_take_a_child_back_before_its_first_term() {
+    for checkpoints in [0, 1, 2] {
+        let disk = new_disk();
+        let mut node = founded(&disk);
+        node.bear(Birth {
+            membership: Membership::default(),
+            ..birth_of(CHILD, replica(CHILD))
+        });
+        node.write(PARENT, 1, &[put("n", "4"), split(CHILD, "m")], 2);
+        node.commit();
+        node.write(CHILD, 2, &[], 0);
+        node.submit();
+        node.apply(PARENT, 5);
+        node.checkpoint();
+        node.settle(&[]); // the vote
+        (0..checkpoints).for_each(|_| node.checkpoint());
+        let node = Node::open(&kill(node, &disk));
+        assert_split(&node);
+        let child = node.restored.iter().find(|group| group.group == CHILD).unwrap();
+        let Restored {
+            hard_state,
+            truncated,
+            ..
+        } = &child.restored;
+        assert_eq!((hard_state.term, *truncated), (Term(5), EntryId::new(5, 5)));
     }
 }
 
