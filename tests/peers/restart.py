@@ -5,7 +5,8 @@ Starts one `flotilla start` process (a cluster of one, default sizes), loads it 
 many megabytes, kills it in the middle of a write, and starts it again three times, each time killed with -9: seconds from
 exec until /readyz says 200, and until a GET of the first and of the last acknowledged key answered with the right
 value. The node drops what the system cached of its file when it opens it, so the disk is read. Prints one line of JSON
-per start; `docs/plots/restart.py` draws them. Nine bytes of ten are in values of 64 KiB, the others in values of
+per start, with the seconds of CPU that the node used until then and the machine's load, which tell a slow start from a
+busy machine; `docs/plots/restart.py` draws them. Nine bytes of ten are in values of 64 KiB, the others in values of
 1,000 bytes; keys are unique and spread over all ranges; four connections, pipelined.
 
     tests/peers/restart.py BINARY DIRECTORY 100 1024 10240 > restart.json
@@ -135,8 +136,11 @@ class Node:
         self.began = time.monotonic()
 
     def kill(self):
+        """Returns the seconds of CPU that it used."""
         self.child.send_signal(signal.SIGKILL)
-        self.child.wait()
+        _, status, used = os.wait4(self.child.pid, 0)
+        self.child.returncode = os.waitstatus_to_exitcode(status)
+        return used.ru_utime + used.ru_stime
 
     def wait(self, what):
         while not what():
@@ -204,15 +208,17 @@ def measure(node, noise, megabytes, first, held):
         node.start()
         ready = node.wait(node.is_ready)
         first_get = node.wait(lambda: holds(wanted))
+        file_bytes = os.stat(f"{node.directory}/data/node.redb").st_blocks * 512
         row = {
             "megabytes": megabytes,
             "seconds": round(ready, 3),
             "first_get": round(first_get, 3),
             "ring_mb": int(ring / 1e6),
-            "file_mb": int(os.stat(f"{node.directory}/data/node.redb").st_blocks * 512 / 1e6),
+            "file_mb": int(file_bytes / 1e6),
+            "cpu": round(node.kill(), 2),
+            "load": os.getloadavg()[0],
         }
         print(json.dumps(row), flush=True)
-        node.kill()
     return load.next, held + added
 
 
