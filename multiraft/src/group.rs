@@ -108,6 +108,8 @@ struct Granted {
     index: Index,
     /// The leader's clock at the grant.
     stamp: Stamp,
+    /// Where nobody leads: refused when the index is not applied by then.
+    until: Instant,
     queries: Vec<Query>,
 }
 
@@ -295,11 +297,12 @@ impl Group {
     }
 
     /// A quorum confirmed the leadership these reads rely on.
-    pub(crate) fn on_granted(&mut self, grant: ReadGrant, stamp: Stamp) {
+    pub(crate) fn on_granted(&mut self, grant: ReadGrant, stamp: Stamp, until: Instant) {
         if let Some(queries) = self.asked.remove(&grant.read) {
             self.granted.push(Granted {
                 index: grant.index,
                 stamp,
+                until,
                 queries,
             });
         }
@@ -375,7 +378,7 @@ impl Group {
         let mut early = Vec::new();
         let applied = self.applied.index;
         for granted in self.granted.extract_if(.., |granted| granted.index <= applied) {
-            let stamp = granted.stamp;
+            let Granted { stamp, until, .. } = granted;
             for query in granted.queries {
                 match machine.query(group, &query.query, stamp) {
                     Queried::Answer(bytes) => {
@@ -383,7 +386,7 @@ impl Group {
                         self.reads_waiting -= 1;
                         answers.push((query.ticket, Outcome::Answered(bytes)));
                     }
-                    Queried::AdvanceClock => early.push((stamp, query)),
+                    Queried::AdvanceClock => early.push((stamp, until, query)),
                 }
             }
         }
@@ -393,8 +396,19 @@ impl Group {
         served
     }
 
-    /// Gives up on proposals whose fate has not shown in time.
+    /// Gives up on proposals whose fate has not shown in time, and on reads that a follower's state is not ready for: one
+    /// that was removed from the group never will be.
     pub(crate) fn give_up(&mut self, now: Instant, answers: &mut Answers) {
+        if self.reads_until().is_some_and(|until| until <= now) {
+            let late: Vec<Granted> = self
+                .granted
+                .extract_if(.., |granted| granted.until <= now)
+                .collect();
+            let refused = Refused::NotLeader(self.replica.leader());
+            for granted in late {
+                self.refuse_reads(granted.queries, refused, answers);
+            }
+        }
         if self.doubt.is_some_and(|until| until <= now) {
             self.doubt = None;
             self.give_up_change(answers);
@@ -434,10 +448,13 @@ impl Group {
 
     /// When it wants to be woken next.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match (self.replica.deadline(), self.doubt) {
-            (Some(replica), Some(doubt)) => Some(replica.min(doubt)),
-            (replica, doubt) => replica.or(doubt),
-        }
+        let all = [self.replica.deadline(), self.doubt, self.reads_until()];
+        all.into_iter().flatten().min()
+    }
+
+    fn reads_until(&self) -> Option<Instant> {
+        let waiting = self.granted.iter().filter(|_| !self.leads);
+        waiting.map(|granted| granted.until).min()
     }
 
     /// What a request that is not taken is told.
@@ -573,20 +590,21 @@ impl Group {
         }
     }
 
-    fn advance_clock(&mut self, now: Instant, early: Vec<(Stamp, Query)>, answers: &mut Answers) {
-        let stamp = early.iter().map(|(stamp, _)| *stamp).max().expect("not empty");
+    fn advance_clock(&mut self, now: Instant, early: Vec<(Stamp, Instant, Query)>, answers: &mut Answers) {
+        let stamp = early.iter().map(|(stamp, ..)| *stamp).max().expect("not empty");
         match self.replica.propose_stamp(now, stamp) {
             Ok(index) => {
-                for (stamp, query) in early {
+                for (stamp, until, query) in early {
                     self.granted.push(Granted {
                         index,
                         stamp,
+                        until,
                         queries: vec![query],
                     });
                 }
             }
             Err(refused) => {
-                let queries = early.into_iter().map(|(_, query)| query).collect();
+                let queries = early.into_iter().map(|(.., query)| query).collect();
                 self.refuse_reads(queries, refused, answers);
             }
         }

@@ -23,7 +23,7 @@
 //! What others bring: a [`RaftStorage`], a [`RaftNetwork`] and a [`StateMachine`]. The module `testing` has all three in memory,
 //! and the suites that every storage and every network must pass.
 //!
-//! Missing so far, and why: snapshots to lagging peers, node-level liveness and sleeping groups
+//! Missing so far, and why: the removal of replicas, node-level liveness and sleeping groups
 //! come with the issues that need them; their places in the formats are kept.
 
 pub mod bulk;
@@ -62,7 +62,7 @@ pub use raft_core::{
     NodeId, Options, Payload, PeerStatus, ReadPolicy, ReplicaId, Restored, RoleKind, Sending, Stamp, Status,
     Term, WriteId,
 };
-pub use receiving::Snapshots;
+pub use receiving::{Incoming, Question, Snapshots};
 pub use room::{Refusals, Room, Space};
 pub use snapshot::{SnapshotEvent, SnapshotHead, SnapshotReader, SnapshotStaging, SnapshotWriter, Staged};
 pub use storage::{

@@ -669,7 +669,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             self.turn.leadership.push((id, change));
         }
         for grant in &ready.reads {
-            group.on_granted(*grant, stamp);
+            group.on_granted(*grant, stamp, moment.now + self.options.patience);
         }
         for (read, refused) in &ready.reads_refused {
             group.on_read_refused(*read, *refused, &mut self.answers);

@@ -173,6 +173,11 @@ impl Asking {
         self.flight.is_none() && !self.waiting.is_empty()
     }
 
+    /// True while some read waits for the leader's answer.
+    pub(crate) fn is_waited_for(&self) -> bool {
+        self.flight.is_some() || !self.waiting.is_empty()
+    }
+
     /// The next question, for every read that waits or whose question seems lost.
     fn ask(&mut self, now: Instant) -> u64 {
         self.number += 1;

@@ -192,6 +192,8 @@ impl Replica {
         if self.deadline().is_some_and(|deadline| deadline <= now) {
             match self.role {
                 Role::Leader(_) => self.tick_leader(),
+                // Who may not campaign waits only for whom it asked.
+                Role::Follower(_) if !self.may_campaign() => self.refuse_asked(None),
                 Role::Follower(_) | Role::PreCandidate(_) | Role::Candidate(_) => self.begin_campaign(),
             }
         }
@@ -431,7 +433,9 @@ impl Replica {
     /// When to call `tick`; None: nothing to wait for.
     pub fn deadline(&self) -> Option<Instant> {
         match &self.role {
-            Role::Follower(follower) => self.may_campaign().then_some(follower.deadline),
+            Role::Follower(follower) => {
+                (self.may_campaign() || self.asking.is_waited_for()).then_some(follower.deadline)
+            }
             Role::PreCandidate(campaign) | Role::Candidate(campaign) => Some(campaign.deadline),
             Role::Leader(leader) if leader.peers.is_empty() => None,
             Role::Leader(leader) => {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 /// More runs than this share (in permille) that prove nothing fail the whole.
-const INVALID_PERMILLE_MAX: u64 = 100;
+const INVALID_PERMILLE_MAX: u64 = 30;
 
 /// Failures shown in full.
 const SHOWN_MAX: usize = 10;

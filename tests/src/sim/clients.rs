@@ -7,7 +7,7 @@ use super::machine::{Command, Query};
 use super::options::{Load, Options};
 use super::rng::Rng;
 use bytes::Bytes;
-use multiraft::{AnswerSink, GroupId, NodeId, Outcome, Refusal};
+use multiraft::{AnswerSink, GroupId, NodeId, Outcome, ReadPolicy, Refusal};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
@@ -38,6 +38,8 @@ pub(super) struct Request {
     pub(super) call: Call,
     pub(super) node: NodeId,
     pub(super) bytes: Bytes,
+    /// Of a read.
+    pub(super) policy: ReadPolicy,
     pub(super) called: Nanos,
 }
 
@@ -46,7 +48,8 @@ pub(super) struct Request {
 pub(super) struct Clients {
     rng: Rng,
     load: Load,
-    nodes: u64,
+    /// Whom they can reach.
+    pub(super) nodes: Vec<NodeId>,
     groups: u64,
     next: u64,
     /// Whom each client takes for each group's leader.
@@ -62,7 +65,7 @@ impl Clients {
         Clients {
             rng,
             load: options.load.clone(),
-            nodes: options.nodes,
+            nodes: (1..=options.nodes).map(NodeId).collect(),
             groups: options.groups,
             next: 0,
             routes: BTreeMap::new(),
@@ -89,7 +92,10 @@ impl Clients {
             let pad = self.rng.index(usize::try_from(self.load.pad).expect("small") + 1);
             (Kind::Write, Command { write: number, key }.encode(pad))
         };
-        let guess = NodeId(self.rng.between(1, self.nodes));
+        let guess = self.nodes[self.rng.index(self.nodes.len())];
+        let known = self.routes.get(&(client, group)).copied();
+        let known = known.filter(|node| self.nodes.contains(node));
+        let policy = self.policy();
         let request = Request {
             client,
             call: Call {
@@ -98,12 +104,26 @@ impl Clients {
                 key,
                 kind,
             },
-            node: self.routes.get(&(client, group)).copied().unwrap_or(guess),
+            node: match policy {
+                ReadPolicy::Here if kind == Kind::Read => guess,
+                _ => known.unwrap_or(guess),
+            },
             bytes,
+            policy,
             called: now,
         };
         self.waiting.insert(number, request.clone());
         request
+    }
+
+    fn policy(&mut self) -> ReadPolicy {
+        if self.rng.chance(self.load.here) {
+            ReadPolicy::Here
+        } else if self.rng.chance(self.load.lease) {
+            ReadPolicy::Lease
+        } else {
+            ReadPolicy::Confirmed
+        }
     }
 
     /// An answer arrived: the request, unless its client gave up before.
@@ -111,6 +131,9 @@ impl Clients {
         let request = self.waiting.remove(&number)?;
         let route = (request.client, request.call.group);
         match outcome {
+            // A follower that answers a read is not the leader.
+            Outcome::Answered(_) if request.call.kind == Kind::Read && request.policy == ReadPolicy::Here => {
+            }
             Outcome::Answered(_) => {
                 self.routes.insert(route, request.node);
             }

@@ -1,12 +1,14 @@
-//! A simulated disk under one worker: the durable logs of its groups, the writes on their way, checkpoints.
+//! A simulated disk under one worker: the durable logs of its groups, the writes on their way, checkpoints, snapshots.
 //! What was not synced is lost in a crash (or, as real disks do, sometimes kept). The world decides when things happen.
 
 use super::bugs::Bug;
-use super::machine::{Image, Machine};
+use super::machine::{GroupState, Image, Machine};
 use super::rng::Rng;
+use super::staging::{Reader, Staging};
 use multiraft::{
     BatchId, Birth, Completion, CutId, Entry, EntryId, FetchRequest, GroupId, GroupRow, GroupWrite,
-    HardState, Index, LogBatch, Membership, Payload, RaftStorage, ReplicaId, RestoredGroup, Room, Term,
+    HardState, Index, Install, LogBatch, Membership, Payload, RaftStorage, ReplicaId, RestoredGroup, Room,
+    SnapshotReader, Term,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -27,7 +29,9 @@ pub(super) struct GroupLog {
     pub(super) commit: Index,
     /// The last entry that the durable state reflects.
     pub(super) checkpointed: EntryId,
-    descriptor: bytes::Bytes,
+    /// As of `checkpointed`.
+    pub(super) row: Membership,
+    pub(super) descriptor: bytes::Bytes,
 }
 
 /// What a log says about a position.
@@ -54,6 +58,7 @@ impl GroupLog {
             entries: VecDeque::new(),
             commit: birth.base.index,
             checkpointed: birth.base,
+            row: birth.membership.clone(),
             descriptor: birth.descriptor.clone(),
         }
     }
@@ -90,6 +95,27 @@ impl GroupLog {
             self.entries.extend(write.entries.iter().cloned());
         }
         self.commit = self.commit.max(write.commit);
+    }
+
+    /// A snapshot takes the place of log and state.
+    fn install(&mut self, install: &Install) {
+        self.hard_state = install.hard_state;
+        self.truncated = install.snapshot;
+        self.membership = install.membership.clone();
+        self.entries.clear();
+        self.commit = install.snapshot.index;
+        self.checkpointed = install.snapshot;
+        self.row = install.membership.clone();
+        self.descriptor = install.descriptor.clone();
+    }
+
+    /// The memberships of entries after `index`; the one before the first of them, if the log says.
+    pub(super) fn memberships_after(&self, index: Index) -> impl Iterator<Item = &Membership> {
+        let later = self.entries.iter().filter(move |entry| entry.id.index > index);
+        later.filter_map(|entry| match &entry.payload {
+            Payload::Membership(membership) => Some(membership),
+            Payload::Noop(_) | Payload::Command(..) => None,
+        })
     }
 
     /// Drops everything at and after `index`.
@@ -160,6 +186,7 @@ pub(super) struct Contents {
     cut: CutId,
     pub(super) is_full: bool,
     machine: Machine,
+    staging: Staging,
     options: Limits,
     /// What the worker asked for since the last look.
     pub(super) news: News,
@@ -171,6 +198,8 @@ pub(super) struct News {
     /// Writes; as submitted, with the entry each was put after.
     pub(super) writes: Vec<(GroupWrite, EntryId)>,
     pub(super) truncations: Vec<(GroupId, Index)>,
+    /// Snapshots that take a log's place in a batch that is on its way.
+    pub(super) installs: Vec<(GroupId, EntryId)>,
     pub(super) fetches: usize,
     pub(super) checkpoint_begun: bool,
     pub(super) batches: usize,
@@ -189,8 +218,8 @@ pub(super) struct Limits {
 pub(super) struct Disk(Arc<Mutex<Contents>>);
 
 impl Disk {
-    /// An empty disk.
-    pub(super) fn new(options: Limits) -> Disk {
+    /// An empty disk of a node that stages its snapshots there.
+    pub(super) fn new(options: Limits, staging: Staging) -> Disk {
         Disk(Arc::new(Mutex::new(Contents {
             durable: BTreeMap::new(),
             accepted: BTreeMap::new(),
@@ -203,6 +232,7 @@ impl Disk {
             cut: CutId(0),
             is_full: false,
             machine: Machine::new(Image::new(), options.bug),
+            staging,
             options,
             news: News::default(),
         })))
@@ -269,13 +299,16 @@ impl Contents {
         begins
     }
 
-    /// The running sync returned: persists its next batch. Its completion is told before the next one is persisted, so
-    /// that checkers judge what leaves by what was durable then. None inside: the completion was made up before.
-    pub(super) fn persist_next(&mut self) -> Option<Option<Completion>> {
+    /// The running sync returned: persists its next batch. Its completions are told before the next one is persisted,
+    /// so that checkers judge what leaves by what was durable then. What was made up before is not told again.
+    pub(super) fn persist_next(&mut self) -> Option<Vec<Completion>> {
         self.syncing = self.syncing.checked_sub(1)?;
         let mut batch = self.pending.pop_front().expect("a sync covers pending batches");
-        self.persist(&batch);
-        Some((batch.id != REPORTED).then(|| completion(&mut batch)))
+        let mut completions = self.persist(&batch);
+        if batch.id != REPORTED {
+            completions.push(completion(&mut batch));
+        }
+        Some(completions)
     }
 
     /// Makes up completions of what is not durable yet, and keeps the batches for the real sync.
@@ -288,7 +321,7 @@ impl Contents {
         let mut completions = Vec::new();
         for batch in self.pending.iter_mut().filter(|batch| batch.id != REPORTED) {
             let has_votes = batch.writes.iter().any(|write| write.hard_state.is_some());
-            if only_entries && (has_votes || batch.then_send.is_empty()) {
+            if only_entries && (has_votes || batch.then_send.is_empty()) || !batch.installs.is_empty() {
                 break; // completions stay in order
             }
             completions.push(completion(batch));
@@ -297,14 +330,52 @@ impl Contents {
         completions
     }
 
-    fn persist(&mut self, batch: &LogBatch) {
+    fn persist(&mut self, batch: &LogBatch) -> Vec<Completion> {
         for birth in &batch.births {
             self.durable.insert(birth.group, GroupLog::born(birth));
         }
+        let installed = batch
+            .installs
+            .iter()
+            .map(|install| self.install(install))
+            .collect();
         for write in &batch.writes {
             let log = self.durable.get_mut(&write.group).expect("births come first");
             log.write(write);
         }
+        installed
+    }
+
+    fn install(&mut self, install: &Install) -> Completion {
+        let group = install.group;
+        let state = self.staging.take(install.staging);
+        let log = self.durable.get_mut(&group).expect("births come first");
+        let is_installed = install.snapshot.index > log.commit.max(log.checkpointed.index);
+        if is_installed {
+            log.install(install);
+            self.machine.expect(group, state.clone());
+            self.image.insert(group, state);
+        }
+        Completion::Installed {
+            group,
+            life: install.life,
+            staging: install.staging,
+            is_installed,
+        }
+    }
+
+    /// The replica of this group was removed, and its node lets go of it: nothing of it is left. Only while the
+    /// process is down.
+    pub(super) fn bury(&mut self, group: GroupId) {
+        self.durable.remove(&group);
+        self.image.remove(&group);
+    }
+
+    /// The group's state as of its row, for a snapshot.
+    pub(super) fn state(&self, group: GroupId) -> Option<(&GroupLog, &GroupState)> {
+        let (log, state) = (self.durable.get(&group)?, self.image.get(&group)?);
+        assert_eq!(log.checkpointed, state.applied, "{group}: its row, and its state");
+        Some((log, state))
     }
 
     /// Makes up the completion of the checkpoint that has only begun.
@@ -323,6 +394,9 @@ impl Contents {
                 .get(group)
                 .map_or(EntryId::ZERO, |log| log.checkpointed);
             let named = row.unwrap_or(before);
+            if before.index > state.applied.index {
+                continue; // a snapshot was installed that the machine has not heard of
+            }
             assert_eq!(
                 state.applied, named,
                 "{group}: the row of a checkpoint, and the state it froze"
@@ -334,16 +408,22 @@ impl Contents {
     pub(super) fn end_checkpoint(&mut self) -> Option<Completion> {
         let checkpoint = self.checkpoint.take()?;
         let mut told = Vec::new();
-        for row in &checkpoint.rows {
-            let log = self
-                .durable
-                .get_mut(&row.group)
-                .expect("a row follows its group's birth");
+        for row in checkpoint.rows {
+            let log = self.durable.get_mut(&row.group);
+            let log = log.expect("a row follows its group's birth");
+            if row.applied.index < log.checkpointed.index {
+                continue; // a snapshot overtook it
+            }
             log.checkpointed = row.applied;
-            log.descriptor = row.descriptor.clone();
+            log.row = row.membership;
+            log.descriptor = row.descriptor;
             told.push((row.group, row.life, row.applied.index));
         }
-        self.image = checkpoint.image;
+        for (group, state) in checkpoint.image {
+            if self.durable[&group].checkpointed == state.applied {
+                self.image.insert(group, state);
+            }
+        }
         Some(Completion::Checkpointed { rows: told })
     }
 
@@ -377,6 +457,11 @@ impl Contents {
         for birth in &batch.births {
             self.accepted.insert(birth.group, GroupLog::born(birth));
         }
+        for install in &batch.installs {
+            let log = self.accepted.get_mut(&install.group);
+            log.expect("births come first").install(install);
+            self.news.installs.push((install.group, install.snapshot));
+        }
         for write in &batch.writes {
             let log = self.accepted.get_mut(&write.group).expect("births come first");
             let first = write
@@ -409,11 +494,7 @@ fn completion(batch: &mut LogBatch) -> Completion {
 
 impl RaftStorage for Disk {
     fn submit(&mut self, batch: LogBatch) {
-        let only_writes = batch.installs.is_empty() && batch.tombstones.is_empty();
-        assert!(
-            only_writes,
-            "the workers of this world neither install nor remove"
-        );
+        assert!(batch.tombstones.is_empty(), "workers remove no replica yet");
         let mut contents = self.lock();
         contents.note(&batch);
         contents.pending.push_back(batch);
@@ -467,7 +548,11 @@ impl RaftStorage for Disk {
         }
     }
 
-    /// No group of this world is removed.
+    fn snapshot(&mut self, group: GroupId) -> Box<dyn SnapshotReader> {
+        Box::new(Reader::new(self.clone(), group))
+    }
+
+    /// Replicas are removed only while their process is down.
     fn may_bear(&self, _group: GroupId, _replica: ReplicaId) -> bool {
         true
     }

@@ -1,6 +1,6 @@
 //! The fault plan: what breaks next, where and for how long. It decides; the world carries it out.
 
-use super::clock::Nanos;
+use super::clock::{MS, Nanos};
 use super::options::{Every, Options};
 use super::rng::Rng;
 use multiraft::NodeId;
@@ -16,10 +16,21 @@ pub(super) enum Fault {
     Pause,
     /// Not a fault, an order: leadership goes elsewhere.
     Transfer,
+    /// An order, too: members come and go.
+    Change,
 }
 
 /// All kinds.
-pub(super) const ALL: [Fault; 4] = [Fault::Crash, Fault::Partition, Fault::Pause, Fault::Transfer];
+pub(super) const ALL: [Fault; 5] = [
+    Fault::Crash,
+    Fault::Partition,
+    Fault::Pause,
+    Fault::Transfer,
+    Fault::Change,
+];
+
+/// How long a process is down that nobody crashed on purpose.
+const DOWN: Nanos = 30 * MS;
 
 /// Draws the plan as it goes.
 #[derive(Debug)]
@@ -42,6 +53,7 @@ impl Plan {
             Fault::Partition => self.options.partitions,
             Fault::Pause => self.options.pauses,
             Fault::Transfer => self.options.transfers,
+            Fault::Change => self.options.changes,
         }
     }
 
@@ -52,7 +64,8 @@ impl Plan {
 
     /// How long it lasts.
     pub(super) fn length(&mut self, fault: Fault) -> Nanos {
-        self.every(fault).map_or(1, |every| self.rng.around(every.length))
+        self.every(fault)
+            .map_or(DOWN, |every| self.rng.around(every.length))
     }
 
     /// Some node.
@@ -97,6 +110,16 @@ impl Plan {
             }
         }
         cuts
+    }
+
+    /// True when the links of this partition fail one after the other.
+    pub(super) fn is_swizzle(&mut self) -> bool {
+        self.rng.chance(self.options.swizzles)
+    }
+
+    /// Chance, for whatever is drawn elsewhere.
+    pub(super) fn rng(&mut self) -> &mut Rng {
+        &mut self.rng
     }
 
     /// A draw for whatever the world must choose among the living.

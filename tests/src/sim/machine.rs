@@ -5,7 +5,9 @@
 use super::bugs::Bug;
 use super::rng::fold;
 use bytes::Bytes;
-use multiraft::{CutId, Entry, EntryId, GroupId, Payload, Queried, Stamp, StateMachine};
+use multiraft::{
+    CutId, Entry, EntryId, GroupId, Index, Membership, Payload, Queried, Stamp, StateMachine, Term,
+};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -84,17 +86,71 @@ pub(super) struct GroupState {
     descriptor: Bytes,
 }
 
+impl GroupState {
+    /// As a snapshot carries it. The head of its stream says the rest: what it reflects, and the descriptor.
+    pub(super) fn encode(&self) -> Bytes {
+        let mut words = vec![
+            self.applied.term.0,
+            self.applied.index.0,
+            self.clock.0,
+            self.checksum,
+        ];
+        for (key, list) in &self.lists {
+            words.extend([u64::from(*key), list.len, list.hash]);
+        }
+        words
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .collect::<Vec<u8>>()
+            .into()
+    }
+
+    /// Whole words only: a stream that lost a piece is none.
+    pub(super) fn decode(bytes: &[u8]) -> Option<GroupState> {
+        let (words, []) = bytes.as_chunks() else {
+            return None;
+        };
+        let words: Vec<u64> = words.iter().map(|word| u64::from_le_bytes(*word)).collect();
+        let (head, rows) = words.split_at_checked(4)?;
+        let (rows, []) = rows.as_chunks() else { return None };
+        let list = |[key, len, hash]: &[u64; 3]| {
+            let (len, hash) = (*len, *hash);
+            Some((u8::try_from(*key).ok()?, List { len, hash }))
+        };
+        Some(GroupState {
+            applied: EntryId {
+                term: Term(head[0]),
+                index: Index(head[1]),
+            },
+            clock: Stamp(head[2]),
+            checksum: head[3],
+            lists: rows.iter().map(list).collect::<Option<_>>()?,
+            descriptor: Bytes::new(),
+        })
+    }
+}
+
 /// The state of a worker's groups: what a checkpoint holds.
 pub(super) type Image = BTreeMap<GroupId, GroupState>;
 
 /// One entry as one replica applied it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Applied {
     pub(super) group: GroupId,
     pub(super) id: EntryId,
     pub(super) command: Option<Command>,
+    pub(super) membership: Option<Membership>,
     /// Over the whole state after it.
     pub(super) checksum: u64,
+}
+
+/// A step of one replica's state.
+#[derive(Clone, Debug)]
+pub(super) enum Step {
+    /// By an entry.
+    Applied(Applied),
+    /// By a snapshot of this entry, with the checksum after it.
+    Installed(GroupId, EntryId, u64),
 }
 
 /// A worker's state machine, visible to the simulation.
@@ -102,8 +158,10 @@ pub(super) struct Applied {
 pub(super) struct Lists {
     pub(super) groups: Image,
     frozen: BTreeMap<CutId, Image>,
+    /// Installed on the disk; the worker has not heard yet.
+    arrived: BTreeMap<GroupId, GroupState>,
     /// Since the last look.
-    pub(super) news: Vec<Applied>,
+    pub(super) news: Vec<Step>,
     bug: Option<Bug>,
 }
 
@@ -125,6 +183,11 @@ impl Machine {
         self.0.lock().expect("one thread runs the world")
     }
 
+    /// The disk has installed this.
+    pub(super) fn expect(&self, group: GroupId, state: GroupState) {
+        self.lock().arrived.insert(group, state);
+    }
+
     /// The state that was frozen for `cut`.
     pub(super) fn take_frozen(&self, cut: CutId) -> Image {
         self.lock()
@@ -141,9 +204,10 @@ impl Lists {
         state.applied = entry.id;
         let mut answer = Bytes::new();
         let mut command = None;
+        let mut changed = None;
         match &entry.payload {
             Payload::Noop(stamp) => state.clock = state.clock.max(*stamp),
-            Payload::Membership(_) => {}
+            Payload::Membership(membership) => changed = Some(membership.clone()),
             Payload::Command(stamp, bytes) => {
                 let decoded = Command::decode(bytes);
                 command = Some(decoded);
@@ -160,12 +224,13 @@ impl Lists {
             .map(u64::to_le_bytes)
             .concat();
         state.checksum = fold(state.checksum, &place);
-        self.news.push(Applied {
+        self.news.push(Step::Applied(Applied {
             group,
             id: entry.id,
             command,
+            membership: changed,
             checksum: state.checksum,
-        });
+        }));
         answer
     }
 
@@ -214,8 +279,14 @@ impl StateMachine for Machine {
         state.descriptor = descriptor.clone();
     }
 
-    fn install(&mut self, group: GroupId, _descriptor: &Bytes, snapshot: EntryId) {
-        unreachable!("{group} installs {snapshot}, but no snapshot travels in this world")
+    fn install(&mut self, group: GroupId, descriptor: &Bytes, snapshot: EntryId) {
+        let mut lists = self.lock();
+        let state = lists.arrived.remove(&group);
+        let mut state = state.expect("the disk installed it before the worker heard");
+        assert_eq!(state.applied, snapshot, "{group}: the state is the snapshot's");
+        state.descriptor = descriptor.clone();
+        lists.news.push(Step::Installed(group, snapshot, state.checksum));
+        lists.groups.insert(group, state);
     }
 }
 

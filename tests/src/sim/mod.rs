@@ -1,10 +1,12 @@
 //! The deterministic simulator: production workers on simulated disks, clocks and links, in one thread, from one seed.
-//! A run has two phases: faults, under which no property may fail; then everything heals, and the cluster must serve
-//! again and agree. What it does not contain: the store's file format and QUIC, which have tests of their own.
+//! A run has three phases: faults, under which no property may fail; then a random set of nodes that holds a quorum of
+//! every group heals, the others stay down or cut, and the set must serve; then everything heals, and the cluster must
+//! serve and agree. What it does not contain: the store's file format and QUIC, which have tests of their own.
 //!
 //! ```text
 //! clients --requests--> inbox -> Worker::turn -> frames -> network -> inbox of another node
 //!                                     |-> batches -> disk (sync) -> what waited for it, completions -> inbox
+//!                                     |-> snapshots -> streams -> staging of another node -> its inbox
 //! checkers watch every arrow, every disk and every replica after every turn
 //! ```
 
@@ -15,6 +17,7 @@ mod clock;
 mod disk;
 mod faults;
 mod machine;
+mod members;
 mod network;
 mod node;
 mod options;
@@ -22,6 +25,8 @@ mod panics;
 mod report;
 mod rng;
 mod schedule;
+mod staging;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod traffic;

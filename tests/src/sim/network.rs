@@ -6,27 +6,59 @@ use super::clock::Nanos;
 use super::options;
 use super::rng::Rng;
 use multiraft::wire::{self, GroupMessage};
-use multiraft::{Entry, Index, Lane, NodeId, Outgoing, Payload, RaftNetwork};
+use multiraft::{Bulk, BulkHandle, Entry, Index, Lane, NodeId, Outgoing, Payload, RaftNetwork};
 use raft_core::{AppendOutcome, Message};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+/// Frames that may be replayed.
+const PAST_MAX: usize = 200;
 
 /// A node's way out: collects what its workers and its disks' completions send.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Port(Arc<Mutex<Vec<Outgoing>>>);
+pub(super) struct Port(Arc<Mutex<Departures>>);
+
+/// What was sent since the last look.
+#[derive(Debug, Default)]
+pub(super) struct Departures {
+    pub(super) frames: Vec<Outgoing>,
+    pub(super) streams: Vec<Departure>,
+}
+
+/// A stream that begins.
+#[derive(Debug)]
+pub(super) struct Departure {
+    pub(super) bulk: Bulk,
+    pub(super) cancelled: Arc<AtomicBool>,
+}
 
 impl Port {
     /// What was sent since the last look.
-    pub(super) fn take(&self) -> Vec<Outgoing> {
-        std::mem::take(&mut *self.0.lock().expect("one thread runs the world"))
+    pub(super) fn take(&self) -> Departures {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Departures> {
+        self.0.lock().expect("one thread runs the world")
     }
 }
 
 impl RaftNetwork for Port {
     fn send(&self, outgoing: Outgoing) {
-        self.0.lock().expect("one thread runs the world").push(outgoing);
+        self.lock().frames.push(outgoing);
+    }
+
+    fn send_bulk(&self, bulk: Bulk) -> BulkHandle {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let flag = Arc::clone(&cancelled);
+        self.lock().streams.push(Departure { bulk, cancelled });
+        BulkHandle::new(move || flag.store(true, Ordering::Relaxed))
     }
 }
+
+/// A frame that was sent once: between whom, and what.
+pub(super) type Past = (NodeId, NodeId, Vec<GroupMessage>);
 
 /// What lies between the nodes.
 #[derive(Debug)]
@@ -38,6 +70,8 @@ pub(super) struct Network {
     cut: BTreeSet<(NodeId, NodeId)>,
     /// When the last frame of a lane arrives.
     last: BTreeMap<(NodeId, NodeId, Lane), Nanos>,
+    /// Frames of long ago, some of which come again.
+    past: VecDeque<Past>,
 }
 
 impl Network {
@@ -48,7 +82,42 @@ impl Network {
             options,
             cut: BTreeSet::new(),
             last: BTreeMap::new(),
+            past: VecDeque::new(),
         }
+    }
+
+    /// How long the next piece of a stream takes.
+    pub(super) fn pace(&mut self) -> Nanos {
+        self.rng.between(self.options.delay_min, self.options.delay_max)
+    }
+
+    /// True when a stream breaks off here.
+    pub(super) fn breaks(&mut self) -> bool {
+        self.rng.chance(self.options.broken_streams)
+    }
+
+    /// Keeps a frame in mind; one of the past that comes again now, if any.
+    pub(super) fn replay(
+        &mut self,
+        from: NodeId,
+        to: NodeId,
+        messages: &[GroupMessage],
+    ) -> Option<(Nanos, Past)> {
+        if self.options.replays == 0 {
+            return None;
+        }
+        // Not every frame: what is kept must become old.
+        if self.rng.chance(100) {
+            self.past.push_back((from, to, messages.to_vec()));
+        }
+        if self.past.len() > PAST_MAX {
+            self.past.pop_front();
+        }
+        let comes = !self.past.is_empty() && self.rng.chance(self.options.replays);
+        comes.then(|| {
+            let at = self.rng.index(self.past.len());
+            (self.pace(), self.past[at].clone())
+        })
     }
 
     /// When a frame sent now arrives: empty if never.
@@ -88,6 +157,11 @@ impl Network {
     /// Cuts one direction.
     pub(super) fn cut(&mut self, from: NodeId, to: NodeId) {
         self.cut.insert((from, to));
+    }
+
+    /// The link passes again.
+    pub(super) fn mend(&mut self, from: NodeId, to: NodeId) {
+        self.cut.remove(&(from, to));
     }
 
     /// Everything passes again.

@@ -7,11 +7,13 @@ use super::machine::Machine;
 use super::network::Port;
 use super::options::Options;
 use super::schedule::Place;
+use super::staging::Staging;
 use bytes::Bytes;
 use multiraft::{
     Birth, Clock, Control, EntryId, Event, GroupId, Inbox, InboxLimits, InboxSender, Instant, Membership,
-    NodeId, RestoredGroup, SilentBell, Stamp, Turn, Worker, WorkerOptions,
+    NodeId, ReplicaId, RestoredGroup, SilentBell, Snapshots, Stamp, Turn, Worker, WorkerOptions,
 };
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// A node, up or down.
@@ -24,6 +26,12 @@ pub(super) struct Node {
     pub(super) port: Port,
     /// Empty while it is down.
     pub(super) seats: Vec<Seat>,
+    /// What its process staged.
+    pub(super) staging: Staging,
+    /// While it is up: the way in for snapshots.
+    pub(super) snapshots: Option<Snapshots>,
+    /// How often its replica of a group was removed and another came in its place.
+    pub(super) incarnations: BTreeMap<GroupId, u64>,
     /// Counts its processes.
     pub(super) life: u64,
     /// Its process does nothing before then.
@@ -64,6 +72,20 @@ impl Node {
         !self.seats.is_empty()
     }
 
+    /// Its replica of a group, whether that is a member or waits to become one.
+    pub(super) fn replica(&self, group: GroupId) -> ReplicaId {
+        replica_of(
+            group,
+            self.id,
+            self.incarnations.get(&group).copied().unwrap_or(0),
+        )
+    }
+
+    /// The way in for snapshots.
+    pub(super) fn snapshots(&self) -> &Snapshots {
+        self.snapshots.as_ref().expect("the process is up")
+    }
+
     /// The place of a worker in the present life.
     pub(super) fn place(&self, worker: usize) -> Place {
         Place {
@@ -82,6 +104,7 @@ impl Node {
     pub(super) fn start(&mut self, now: Nanos, options: &Options) -> Vec<RestoredGroup> {
         self.life += 1;
         self.paused_until = 0;
+        self.staging.clear();
         let mut found = Vec::new();
         for (number, disk) in self.disks.iter().enumerate() {
             let (restored, machine) = disk.lock().open();
@@ -89,12 +112,12 @@ impl Node {
             let seed = self.id.0 ^ (self.life << 8) ^ ((number as u64) << 32);
             let worker_options = worker_options(options, seed);
             found.extend(restored.iter().cloned());
-            let births = births_of(options, self.id, number);
+            let births = self.births(options, number);
             let missing = births
                 .into_iter()
                 .filter(|birth| restored.iter().all(|group| group.group != birth.group));
             sender.push_all(missing.map(|birth| Event::Control(Control::Create(birth))));
-            let worker = Worker::new(
+            let mut worker = Worker::new(
                 disk.clone(),
                 self.port.clone(),
                 machine.clone(),
@@ -102,6 +125,7 @@ impl Node {
                 worker_options,
                 self.clock.read(now),
             );
+            worker.connect(sender.clone());
             self.seats.push(Seat {
                 worker,
                 machine,
@@ -111,12 +135,34 @@ impl Node {
                 timer: None,
             });
         }
+        let senders: Vec<InboxSender> = self.seats.iter().map(|seat| seat.sender.clone()).collect();
+        let workers = options.workers;
+        let way = move |group: GroupId| senders[worker_at(workers, group)].clone();
+        self.snapshots = Some(Snapshots::new(Arc::new(self.staging.clone()), Arc::new(way)));
         found
+    }
+
+    /// The groups of a worker that are not born here, as they are founded: each has a replica on every node, which waits
+    /// to be added where it is no founder.
+    fn births(&self, options: &Options, worker: usize) -> Vec<Birth> {
+        let groups = (1..=options.groups).map(GroupId);
+        let groups = groups.filter(|group| worker_of(options, *group) == worker);
+        groups
+            .map(|group| Birth {
+                group,
+                replica: self.replica(group),
+                membership: founders(options, group),
+                base: EntryId::ZERO,
+                split: None,
+                descriptor: Bytes::from(format!("range of {group}")),
+            })
+            .collect()
     }
 
     /// The process is gone, and what it had not sent with it.
     pub(super) fn stop(&mut self) {
         self.seats.clear();
+        self.snapshots = None;
         self.port.take();
     }
 
@@ -141,26 +187,17 @@ fn worker_options(options: &Options, seed: u64) -> WorkerOptions {
     }
 }
 
-/// The groups that live on this worker of every node, as the cluster is founded.
-fn births_of(options: &Options, node: NodeId, worker: usize) -> Vec<Birth> {
-    let groups = (1..=options.groups).filter(|group| worker_of(options, GroupId(*group)) == worker);
-    groups
-        .map(|number| {
-            let group = GroupId(number);
-            let voters = (1..=options.nodes).map(|node| (replica_of(group, NodeId(node)), NodeId(node)));
-            Birth {
-                group,
-                replica: replica_of(group, node),
-                membership: Membership::of_voters(voters),
-                base: EntryId::ZERO,
-                split: None,
-                descriptor: Bytes::from(format!("range of {group}")),
-            }
-        })
-        .collect()
+/// The members a group begins with.
+pub(super) fn founders(options: &Options, group: GroupId) -> Membership {
+    let nodes = (1..=options.founders).map(NodeId);
+    Membership::of_voters(nodes.map(|node| (replica_of(group, node, 0), node)))
 }
 
 /// Which worker a group lives on.
 pub(super) fn worker_of(options: &Options, group: GroupId) -> usize {
-    usize::try_from(group.0 % options.workers).expect("a few workers")
+    worker_at(options.workers, group)
+}
+
+fn worker_at(workers: u64, group: GroupId) -> usize {
+    usize::try_from(group.0 % workers).expect("a few workers")
 }

@@ -10,6 +10,8 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub struct Options {
     pub(super) nodes: u64,
+    /// The first of them hold the founding voters of every group; on the others replicas wait to be added.
+    pub(super) founders: u64,
     /// Workers per node; a group lives on the worker that its number names.
     pub(super) workers: u64,
     pub(super) groups: u64,
@@ -24,8 +26,12 @@ pub struct Options {
     pub(super) partitions: Option<Every>,
     /// In permille of partitions: only one direction is cut.
     pub(super) one_way: u64,
+    /// In permille of partitions: links fail one after the other, and come back in another order.
+    pub(super) swizzles: u64,
     pub(super) pauses: Option<Every>,
     pub(super) transfers: Option<Every>,
+    /// Members come and go.
+    pub(super) changes: Option<Every>,
     /// How long the faults last.
     pub(super) safety: Nanos,
 }
@@ -46,6 +52,10 @@ pub(super) struct Load {
     pub(super) keys: u64,
     /// In permille of requests.
     pub(super) reads: u64,
+    /// In permille of reads: they go to any replica, and it asks its leader.
+    pub(super) here: u64,
+    /// In permille of the other reads: the leader may answer by its lease.
+    pub(super) lease: u64,
     /// In permille of reads: they ask for a group clock ahead of what was applied.
     pub(super) ahead: u64,
     /// Longest pause between two requests.
@@ -68,6 +78,10 @@ pub(super) struct Network {
     /// These are late by up to `late_max`.
     pub(super) late: u64,
     pub(super) late_max: Nanos,
+    /// Another frame, of any link and time, arrives once more.
+    pub(super) replays: u64,
+    /// In permille of the steps of a snapshot's stream: it breaks off.
+    pub(super) broken_streams: u64,
 }
 
 /// How slow and forgetful the disks are.
@@ -86,6 +100,8 @@ pub(super) struct Disk {
     pub(super) survivors: u64,
     /// In permille of syncs: the disk says it is full until the next one.
     pub(super) full: u64,
+    /// In permille of syncs: it fails, which ends the process.
+    pub(super) failures: u64,
 }
 
 /// How wrong the clocks are.
@@ -106,8 +122,19 @@ impl Options {
             let length = gap * rng.between(eighths.0, eighths.1) / 8;
             rng.chance(on).then_some(Every { gap, length })
         };
+        let changes = every(&mut rng, 600, (30, 300), (1, 1));
+        let nodes = match changes {
+            Some(_) => rng.pick(&[3, 4, 5, 5, 6]),
+            None => rng.pick(&[3, 3, 3, 5]),
+        };
         let mut options = Options {
-            nodes: rng.pick(&[3, 3, 3, 5]),
+            nodes,
+            founders: if changes.is_some() {
+                rng.pick(&[1, 3, 3])
+            } else {
+                nodes
+            },
+            changes,
             workers: rng.pick(&[1, 1, 2]),
             groups: rng.pick(&[1, 2, 2, 3, 4, 6]),
             load: draw_load(&mut rng),
@@ -118,6 +145,7 @@ impl Options {
             blackouts: rng.pick(&[0, 0, 100, 400]),
             partitions: every(&mut rng, 600, (100, 600), (1, 8)),
             one_way: rng.pick(&[0, 300, 700]),
+            swizzles: rng.pick(&[0, 300]),
             pauses: every(&mut rng, 400, (150, 600), (1, 8)),
             transfers: every(&mut rng, 500, (60, 500), (1, 1)),
             safety: rng.between(1500, 4000) * MS,
@@ -136,6 +164,8 @@ impl Options {
             clients: 16,
             keys: 1,
             reads: 500,
+            here: rng.pick(&[0, 300]),
+            lease: rng.pick(&[0, 500, 1000]),
             ahead: 0,
             think: rng.pick(&[2, 5]) * MS,
             pad: 0,
@@ -162,13 +192,17 @@ impl Options {
             delay_min: 50 * US,
             delay_max: 2 * MS,
             late_max: 0,
+            replays: 0,
+            broken_streams: 0,
         };
+        self.disk.failures = 0;
         self.disk.stalls = 0;
         self.disk.full = 0;
         self.disk.slow_factor = 1;
         self.disk.sync_max = self.disk.sync_max.min(5 * MS);
         self.disk.sync_min = self.disk.sync_min.min(self.disk.sync_max);
-        (self.crashes, self.partitions, self.pauses, self.transfers) = (None, None, None, None);
+        (self.crashes, self.partitions, self.pauses) = (None, None, None);
+        (self.transfers, self.changes) = (None, None);
     }
 
     /// How long a healed cluster may take until every group serves writes again: what a slow round of elections needs,
@@ -192,6 +226,8 @@ fn draw_raft(rng: &mut Rng) -> raft_core::Options {
         inflight_messages_max: rng.pick(&[1, 2, 8, 64]),
         uncommitted_bytes_max: rng.pick(&[2 << 10, 64 << 10, 16 << 20]),
         tail_bytes_max: rng.pick(&[0, 500, 4 << 10, 1 << 20]),
+        kept_bytes_max: rng.pick(&[0, 200, 2 << 10, 64 << 10, u64::MAX]),
+        leases: rng.chance(500),
         ..raft_core::Options::default()
     }
 }
@@ -201,6 +237,8 @@ fn draw_load(rng: &mut Rng) -> Load {
         clients: rng.pick(&[4, 8, 8, 16]),
         keys: rng.between(1, 4),
         reads: rng.pick(&[100, 300, 600]),
+        here: rng.pick(&[0, 0, 200, 500]),
+        lease: rng.pick(&[0, 500, 1000]),
         ahead: rng.pick(&[0, 0, 50, 300]),
         think: rng.pick(&[4, 10, 20]) * MS,
         pad: rng.pick(&[0, 20, 100, 800]),
@@ -223,6 +261,8 @@ fn draw_network(rng: &mut Rng) -> Network {
         reorder: rng.chance(400),
         late: rng.pick(&[0, 0, 5, 30]),
         late_max: rng.pick(&[50, 400, 2000]) * MS,
+        replays: rng.pick(&[0, 0, 5, 30]),
+        broken_streams: rng.pick(&[0, 20, 200]),
     }
 }
 
@@ -242,6 +282,7 @@ fn draw_disk(rng: &mut Rng) -> Disk {
         checkpoint_bytes: rng.pick(&[500, 4 << 10, 64 << 10]),
         survivors: rng.pick(&[0, 500, 1000]),
         full: rng.pick(&[0, 0, 0, 10]),
+        failures: rng.pick(&[0, 0, 0, 2]),
     }
 }
 
@@ -257,9 +298,10 @@ impl fmt::Display for Options {
         let raft = &self.raft;
         write!(
             f,
-            "{} nodes x {} workers, {} groups, {} ms of faults; election {} ms, heartbeat {} ms, append {} B, \
-             in flight {} B / {}, uncommitted {} B, tail {} B; ",
+            "{} nodes ({} founders) x {} workers, {} groups, {} ms of faults; election {} ms, heartbeat {} ms, \
+             append {} B, in flight {} B / {}, uncommitted {} B, tail {} B, kept {} B, {} leases; ",
             self.nodes,
+            self.founders,
             self.workers,
             self.groups,
             self.safety / MS,
@@ -270,6 +312,8 @@ impl fmt::Display for Options {
             raft.inflight_messages_max,
             raft.uncommitted_bytes_max,
             raft.tail_bytes_max,
+            raft.kept_bytes_max,
+            if raft.leases { "with" } else { "no" },
         )?;
         write!(
             f,
@@ -281,6 +325,7 @@ impl fmt::Display for Options {
             ("partitions", self.partitions),
             ("pauses", self.pauses),
             ("transfers", self.transfers),
+            ("changes", self.changes),
         ];
         for (name, every) in faults {
             match every {
@@ -295,8 +340,8 @@ impl fmt::Display for Options {
         }
         write!(
             f,
-            "; blackouts {}/1000, one-way {}/1000",
-            self.blackouts, self.one_way
+            "; blackouts {}/1000, one-way {}/1000, swizzles {}/1000",
+            self.blackouts, self.one_way, self.swizzles
         )
     }
 }

@@ -15,6 +15,8 @@ pub struct Totals {
     pub partitions: u64,
     pub pauses: u64,
     pub transfers: u64,
+    pub changes: u64,
+    pub replaced: u64,
     pub writes: u64,
     pub reads: u64,
     pub refused: u64,
@@ -27,6 +29,12 @@ pub struct Totals {
     pub truncations: u64,
     pub fetches: u64,
     pub replayed: u64,
+    pub snapshots: u64,
+    pub snapshots_broken: u64,
+    pub installs: u64,
+    pub replays: u64,
+    pub sync_failures: u64,
+    pub left_out: u64,
 }
 
 macro_rules! fields {
@@ -38,6 +46,8 @@ macro_rules! fields {
             partitions,
             pauses,
             transfers,
+            changes,
+            replaced,
             writes,
             reads,
             refused,
@@ -49,7 +59,13 @@ macro_rules! fields {
             checkpoints,
             truncations,
             fetches,
-            replayed
+            replayed,
+            snapshots,
+            snapshots_broken,
+            installs,
+            replays,
+            sync_failures,
+            left_out
         )
     };
 }
@@ -90,7 +106,11 @@ impl Totals {
             ("crashes", self.crashes, due(options.crashes)),
             ("partitions", self.partitions, due(options.partitions)),
             ("pauses", self.pauses, due(options.pauses)),
-            ("frames lost", self.frames_lost, options.network.loss.min(1)),
+            (
+                "frames lost",
+                self.frames_lost,
+                u64::from(self.frames * options.network.loss > 20_000),
+            ),
         ];
         let missed = demands.iter().find(|(_, is, wanted)| is < wanted);
         missed.map(|(name, is, wanted)| format!("{is} {name} where {wanted} were due"))

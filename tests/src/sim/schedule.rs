@@ -48,7 +48,11 @@ pub(super) enum Happening {
     Restart { node: NodeId },
     /// All links pass again.
     Reconnect,
-    /// The faults are over.
+    /// One direction of one link stops passing frames, or passes them again.
+    Swizzle { from: NodeId, to: NodeId, is_cut: bool },
+    /// A snapshot's stream takes its next step.
+    Carry { number: u64 },
+    /// The faults are over, for some.
     Heal,
     /// Is everything back?
     Judge,

@@ -6,7 +6,7 @@ use super::clients::Request;
 use super::node::worker_of;
 use super::schedule::Happening;
 use super::world::World;
-use multiraft::{Event, Outcome, ReadPolicy, Refusal, Ticket};
+use multiraft::{Event, Outcome, Refusal, Ticket};
 use std::sync::Arc;
 
 impl World {
@@ -60,7 +60,7 @@ impl World {
         let (group, bytes) = (request.call.group, request.bytes);
         match request.call.kind {
             Kind::Read => Event::Read {
-                policy: ReadPolicy::Confirmed,
+                policy: request.policy,
                 group,
                 query: bytes,
                 ticket,
@@ -103,7 +103,7 @@ impl World {
     /// A client hears how its request ended.
     pub(super) fn finish(&mut self, number: u64, outcome: &Outcome) {
         let Some(request) = self.clients.finish(number, outcome) else {
-            self.note_order(outcome);
+            self.note_order(number, outcome);
             return;
         };
         let now = self.now;

@@ -7,14 +7,18 @@ use super::clients::{Answered, Clients};
 use super::clock::{MS, Nanos, NodeClock, SECOND, US};
 use super::disk::{Disk, Limits};
 use super::faults::Plan;
+use super::machine::Step;
+use super::members::Members;
 use super::network::{self, Network, Port};
-use super::node::{Node, worker_of};
+use super::node::{Node, founders, worker_of};
 use super::options::Options;
 use super::report::Totals;
 use super::rng::Rng;
 use super::schedule::{Happening, Place, Schedule};
+use super::staging::Staging;
+use super::streams::Streams;
 use super::transcript::{Transcript, describe};
-use super::trouble::Phase;
+use super::trouble::{Core, Phase};
 use multiraft::wire::GroupMessage;
 use multiraft::{Completion, Event, GroupId, Index, NodeId, Outgoing, RoleKind, Status, Term, Turn};
 use std::collections::BTreeMap;
@@ -42,6 +46,10 @@ pub(super) struct World {
     pub(super) totals: Totals,
     pub(super) transcript: Transcript,
     pub(super) phase: Phase,
+    pub(super) members: Members,
+    pub(super) streams: Streams,
+    /// Who is left out while the rest must serve.
+    pub(super) core: Core,
     /// What each replica showed last: leader or not, term, commit.
     shown: BTreeMap<(NodeId, GroupId), (RoleKind, Term, Index)>,
 }
@@ -74,6 +82,13 @@ impl World {
             totals: Totals::default(),
             transcript: Transcript::new(wants_text),
             phase: Phase::Safety,
+            members: Members::new(
+                (1..=options.groups)
+                    .map(GroupId)
+                    .map(|group| (group, founders(options, group))),
+            ),
+            streams: Streams::default(),
+            core: Core::default(),
             shown: BTreeMap::new(),
             nodes,
             rng,
@@ -119,6 +134,8 @@ impl World {
             Happening::Fault(fault) => self.break_something(fault),
             Happening::Restart { node } => self.restart(node),
             Happening::Reconnect => self.reconnect(),
+            Happening::Swizzle { from, to, is_cut } => self.swizzle(from, to, is_cut),
+            Happening::Carry { number } => self.carry(number),
             Happening::Heal => self.heal(),
             Happening::Judge => self.judge(),
         }
@@ -131,6 +148,7 @@ impl World {
 
     /// A process starts on what its disks kept.
     pub(super) fn start(&mut self, node: NodeId) {
+        self.replace_removed(node);
         let (now, options) = (self.now, self.options.clone());
         let restored = self.node(node).start(now, &options);
         for group in &restored {
@@ -224,6 +242,9 @@ impl World {
         for (write, after) in &news.writes {
             self.checkers.on_written(place.node, write, *after);
         }
+        for (group, snapshot) in &news.installs {
+            self.checkers.on_install(place.node, *group, *snapshot);
+        }
         for (group, index) in &news.truncations {
             self.totals.truncations += 1;
             self.checkers.on_truncated(place.node, *group, *index);
@@ -269,13 +290,17 @@ impl World {
         }
         let disk = self.disk(place);
         self.totals.syncs += 1;
+        if self.rng.chance(self.options.disk.failures) {
+            self.totals.sync_failures += 1;
+            return self.crash_one(place.node); // whatever the disk has of it: the process does not go on
+        }
         self.transcript.note(self.now, "sync", &[place.node.0], || {
             format!("{} sync of {} batches", place.node, disk.lock().syncing)
         });
         loop {
             let persisted = disk.lock().persist_next();
-            let Some(completion) = persisted else { break };
-            self.complete(place, completion);
+            let Some(completions) = persisted else { break };
+            self.complete(place, completions);
         }
         self.sync(place);
     }
@@ -324,8 +349,18 @@ impl World {
             let seat = &self.node(place.node).seats[place.worker];
             std::mem::take(&mut seat.machine.lock().news)
         };
-        for applied in &news {
-            self.checkers.on_applied(place.node, applied);
+        for step in &news {
+            match step {
+                Step::Applied(applied) => {
+                    self.checkers.on_applied(place.node, applied);
+                    self.members.on_applied(applied);
+                }
+                Step::Installed(group, snapshot, checksum) => {
+                    self.totals.installs += 1;
+                    self.checkers
+                        .on_installed(place.node, *group, *snapshot, *checksum);
+                }
+            }
         }
     }
 
@@ -383,8 +418,12 @@ impl World {
 
     /// Puts what a node sent on its way.
     pub(super) fn post(&mut self, node: NodeId) {
-        for outgoing in self.node(node).port.take() {
+        let departures = self.node(node).port.take();
+        for outgoing in departures.frames {
             self.send(node, &outgoing);
+        }
+        for departure in departures.streams {
+            self.depart(node, departure);
         }
     }
 
@@ -409,6 +448,11 @@ impl World {
             }
             [_, _, ..] => self.totals.frames_doubled += 1,
             _ => {}
+        }
+        if let Some((delay, (from, to, messages))) = self.network.replay(from, to, &messages) {
+            self.totals.replays += 1;
+            self.schedule
+                .push(now + delay, Happening::Frame { from, to, messages });
         }
         for at in times {
             let messages = messages.clone();
@@ -453,10 +497,15 @@ fn found_node(id: NodeId, options: &Options, bug: Option<Bug>, rng: &mut Rng) ->
         checkpoint_bytes: options.disk.checkpoint_bytes,
         bug: bug.filter(|_| !is_spared),
     };
+    let staging = Staging::default();
+    let disks = (0..options.workers).map(|_| Disk::new(limits, staging.clone()));
     Node {
         id,
         clock: NodeClock::new(rng.below(1000 * SECOND), drift, ahead),
-        disks: (0..options.workers).map(|_| Disk::new(limits)).collect(),
+        disks: disks.collect(),
+        staging,
+        snapshots: None,
+        incarnations: BTreeMap::new(),
         port: Port::default(),
         seats: Vec::new(),
         life: 0,

@@ -184,6 +184,53 @@ fn followers_serve_reads_by_the_leaders_index_and_bounded_ones_alone() {
 }
 
 #[test]
+fn a_read_for_which_a_follower_never_becomes_ready_is_refused() {
+    let mut trio = Trio::led_by_first(1);
+    trio.propose(0, GROUP, Tally::add(3));
+    trio.settle();
+    // Node 2 hears how far it must be, and nothing of how to get there.
+    trio.cut_off = vec![2];
+    trio.propose(0, GROUP, Tally::add(1));
+    trio.settle();
+    let ticket = trio.ticket();
+    let number = ticket.number;
+    trio.nodes[2].sender.push(Event::Read {
+        group: GROUP,
+        query: Bytes::new(),
+        policy: ReadPolicy::Here,
+        ticket,
+    });
+    trio.turn(2);
+    let question = messages(&trio.sent(2)).pop().expect("it asks");
+    let Message::ReadIndex { request } = question.envelope.message else {
+        panic!("{question:?}");
+    };
+    let (from, to) = (question.envelope.to, question.envelope.from);
+    let (index, term) = (trio.status(0, GROUP).commit, question.envelope.term);
+    let reply = GroupMessage {
+        group: GROUP,
+        envelope: raft_core::Envelope {
+            from,
+            to,
+            term,
+            message: Message::ReadIndexReply { request, index },
+        },
+    };
+    trio.nodes[2].sender.push(Event::Messages {
+        from: NodeId(1),
+        messages: vec![reply],
+    });
+    trio.turn(2);
+    assert_eq!(trio.outcome(number), None);
+    trio.pass(Duration::from_millis(1_300));
+    assert!(matches!(
+        trio.outcome(number),
+        Some(Outcome::Refused(Refusal::NotLeader(_)))
+    ));
+    assert_eq!(trio.nodes[2].worker.waiting(), 0);
+}
+
+#[test]
 fn a_lease_read_is_answered_in_the_turn_in_which_it_comes() {
     let mut options = WorkerOptions::default();
     options.replica.leases = true;

@@ -86,6 +86,15 @@ impl Committed {
         Ok(())
     }
 
+    /// A snapshot takes a log's place: what it reflects was committed.
+    pub(super) fn on_install(&mut self, node: NodeId, group: GroupId, snapshot: EntryId) -> Verdict {
+        let agreed = self.logs.get(&group).map_or(&[][..], Vec::as_slice);
+        let committed = agreed.get(at(snapshot.index) - 1).map(|entry| entry.id);
+        require(committed == Some(snapshot), NAME, || {
+            format!("{node} {group}: installs {snapshot} where {committed:?} is committed")
+        })
+    }
+
     /// A new leader: its log holds what earlier terms committed.
     pub(super) fn on_elected(&self, view: &View, node: NodeId, group: GroupId, status: &Status) -> Verdict {
         let term = status.hard_state.term;

@@ -1,23 +1,23 @@
-//! Durability: after everything healed, every acknowledged write is in the state that every replica has reached
+//! Durability: after everything healed, every acknowledged write is in the state that every member has reached
 //! (Raft §5.4.3 for the state, and the promise to clients that acknowledged means kept).
 
 use super::linearizable::Linearizable;
 use super::state_machine::StateMachineSafety;
-use super::{Verdict, View, require};
-use multiraft::GroupId;
+use super::{Verdict, require};
+use multiraft::{GroupId, NodeId};
 use std::collections::BTreeSet;
 
 const NAME: &str = "acknowledged writes stay";
 
 pub(super) fn at_end(
-    view: &View,
     clients: &Linearizable,
     machines: &StateMachineSafety,
     group: GroupId,
+    nodes: &[NodeId],
 ) -> Verdict {
     let last = machines.last(group);
-    for node in view.nodes() {
-        let applied = machines.applied(node, group);
+    for node in nodes {
+        let applied = machines.applied(*node, group);
         require(applied == last, NAME, || {
             format!("{node} {group}: applied {applied}, the group {last}, long after everything healed")
         })?;

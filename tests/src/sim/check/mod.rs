@@ -50,9 +50,10 @@ fn require(holds: bool, invariant: &'static str, text: impl FnOnce() -> String) 
     })
 }
 
-/// The replica of a group on a node. Ids are not node numbers, so that a mix-up shows.
-pub(super) fn replica_of(group: GroupId, node: NodeId) -> ReplicaId {
-    ReplicaId(group.0 * 10 + node.0)
+/// A replica of a group on a node: the one that is born there first, or one that came after others were removed. Ids
+/// are not node numbers, so that a mix-up shows.
+pub(super) fn replica_of(group: GroupId, node: NodeId, incarnation: u64) -> ReplicaId {
+    ReplicaId(group.0 * 100_000 + incarnation * 10 + node.0)
 }
 
 /// The disks of all nodes, by node and worker: what a crash at this moment would leave.
@@ -64,14 +65,6 @@ pub(super) struct View {
 impl View {
     pub(super) fn new(disks: Vec<Vec<Disk>>) -> View {
         View { disks }
-    }
-
-    fn nodes(&self) -> impl Iterator<Item = NodeId> {
-        (1..=self.disks.len() as u64).map(NodeId)
-    }
-
-    fn majority(&self) -> usize {
-        self.disks.len() / 2 + 1
     }
 
     fn disk(&self, node: NodeId, group: GroupId) -> &Disk {
@@ -155,6 +148,7 @@ impl Checkers {
             .one_vote
             .on_written(&self.view, node, write)
             .and_then(|()| self.log_matching.on_written(&self.view, node, write, after))
+            .map(|()| self.commit_quorum.on_written(write))
             .and_then(|()| self.committed.on_written(node, write));
         self.keep(verdict);
     }
@@ -193,9 +187,10 @@ impl Checkers {
             committed.on_elected(view, node, group, status)?;
         }
         if let Some(top) = committed.on_status(view, node, group, status)? {
-            self.commit_quorum.on_committed(view, group, top)?;
+            self.commit_quorum.on_committed(view, group, status, top)?;
             own_term::on_committed(group, status, top)?;
         }
+        self.commit_quorum.on_seen(status);
         Ok(())
     }
 
@@ -204,6 +199,25 @@ impl Checkers {
         let verdict = self.state_machine.on_applied(node, applied);
         self.keep(verdict);
         self.linearizable.on_applied(applied);
+    }
+
+    /// A replica submitted a snapshot, to take the place of its log and state.
+    pub(super) fn on_install(&mut self, node: NodeId, group: GroupId, snapshot: EntryId) {
+        self.positions.on_install(node, group);
+        let verdict = self.committed.on_install(node, group, snapshot);
+        self.keep(verdict);
+    }
+
+    /// A replica's state is the snapshot's now.
+    pub(super) fn on_installed(&mut self, node: NodeId, group: GroupId, snapshot: EntryId, checksum: u64) {
+        self.positions.on_installed(node, group);
+        let verdict = self.state_machine.on_restarted(node, group, snapshot, checksum);
+        self.keep(verdict);
+    }
+
+    /// A node let go of a replica that was removed; another takes its place.
+    pub(super) fn on_buried(&mut self, node: NodeId, group: GroupId) {
+        self.state_machine.on_buried(node, group);
     }
 
     /// A node lost its memory.
@@ -242,24 +256,23 @@ impl Checkers {
         self.keep(verdict);
     }
 
-    /// The run is over and every node is up: nobody may still wait, every replica must have everything.
-    pub(super) fn at_end(&mut self, groups: impl Iterator<Item = GroupId>) {
+    /// The run is over and every node is up: nobody may still wait, every member must have everything.
+    pub(super) fn at_end(&mut self, homes: &[(GroupId, Vec<NodeId>)]) {
         let mut verdict = self.answers.at_end();
-        for group in groups {
-            verdict = verdict.and_then(|()| {
-                durability::at_end(&self.view, &self.linearizable, &self.state_machine, group)
-            });
+        for (group, nodes) in homes {
+            verdict = verdict
+                .and_then(|()| durability::at_end(&self.linearizable, &self.state_machine, *group, nodes));
         }
         let verdict = verdict.and_then(|()| self.linearizable.at_end());
         self.keep(verdict);
     }
 
-    /// The last position applied by every node: what the liveness phase waits for.
-    pub(super) fn all_applied(&self, group: GroupId) -> bool {
+    /// True when all these nodes applied what any node has.
+    pub(super) fn all_applied(&self, group: GroupId, nodes: &[NodeId]) -> bool {
         let last = self.state_machine.last(group);
-        self.view
-            .nodes()
-            .all(|node| self.state_machine.applied(node, group) == last)
+        nodes
+            .iter()
+            .all(|node| self.state_machine.applied(*node, group) == last)
     }
 }
 

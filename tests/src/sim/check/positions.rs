@@ -1,10 +1,11 @@
 //! I3 and I4: `truncated <= checkpointed <= applied <= min(committed, durable)`, `committed <= last`,
 //! `durable <= last`; committed and applied never fall while a process lives, and a restart starts from what was kept.
-//! The disk is the judge of what is durable and checkpointed, not the replica.
+//! The disk is the judge of what is durable and checkpointed, not the replica. From when a snapshot is submitted until
+//! the machine turns to it, the log is ahead of the state: only what is committed says something then.
 
 use super::{Verdict, View, require};
 use multiraft::{GroupId, Index, NodeId, Status};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 const NAME: &str = "I3 order of positions";
 
@@ -12,9 +13,18 @@ const NAME: &str = "I3 order of positions";
 #[derive(Debug, Default)]
 pub(super) struct Positions {
     seen: BTreeMap<(NodeId, GroupId), (Index, Index)>,
+    installing: BTreeSet<(NodeId, GroupId)>,
 }
 
 impl Positions {
+    pub(super) fn on_install(&mut self, node: NodeId, group: GroupId) {
+        self.installing.insert((node, group));
+    }
+
+    pub(super) fn on_installed(&mut self, node: NodeId, group: GroupId) {
+        self.installing.remove(&(node, group));
+    }
+
     pub(super) fn on_truncated(&self, view: &View, node: NodeId, group: GroupId, index: Index) -> Verdict {
         let checkpointed = view.durable(node, group, |log| log.checkpointed.index);
         require(checkpointed.is_some_and(|kept| index <= kept), NAME, || {
@@ -30,8 +40,9 @@ impl Positions {
         status: &Status,
         machine: Index,
     ) -> Verdict {
-        let ordered = status.truncated <= status.applied
-            && status.applied <= status.commit.min(status.durable)
+        let settled = status.truncated <= status.applied && status.applied <= status.durable;
+        let ordered = (settled || self.installing.contains(&(node, group)))
+            && status.applied <= status.commit
             && status.commit <= status.last.index
             && status.durable <= status.last.index
             && status.applied == machine;
@@ -57,5 +68,6 @@ impl Positions {
 
     pub(super) fn on_crashed(&mut self, node: NodeId) {
         self.seen.retain(|(other, _), _| *other != node);
+        self.installing.retain(|(other, _)| *other != node);
     }
 }

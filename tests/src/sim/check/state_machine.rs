@@ -48,7 +48,7 @@ impl StateMachineSafety {
         })
     }
 
-    /// A restart reads its state from a checkpoint: it is one the group has had.
+    /// A restart reads its state from a checkpoint, an install from a snapshot: it is one the group has had.
     pub(super) fn on_restarted(
         &mut self,
         node: NodeId,
@@ -66,9 +66,14 @@ impl StateMachineSafety {
         let same = step.is_some_and(|step| step.id == applied && step.checksum == checksum);
         require(same, NAME, || {
             format!(
-                "{node} {group}: restarts from {applied} with checksum {checksum:x}, others had {step:x?}"
+                "{node} {group}: continues from {applied} with checksum {checksum:x}, others had {step:x?}"
             )
         })
+    }
+
+    /// Another replica begins here.
+    pub(super) fn on_buried(&mut self, node: NodeId, group: GroupId) {
+        self.applied.remove(&(node, group));
     }
 
     /// The last position a node applied.
