@@ -5,7 +5,9 @@
 //! disturb a working group; and a leader that does not hear a quorum for an election timeout steps down, so
 //! that it does not hold a part of the group that could elect (openraft #2080).
 
+use crate::bugs::{self, Bug};
 use crate::message::{AppendOutcome, Message};
+use crate::progress::Peer;
 use crate::quorum::{self, Outcome};
 use crate::ready::{Ignored, Refused};
 use crate::replica::Replica;
@@ -36,7 +38,7 @@ impl Replica {
         term: Term,
         granted: bool,
     ) -> Result<(), Ignored> {
-        if !granted && term > self.hard.term {
+        if !granted && term > self.hard.term && !bugs::is_on(Bug::RefusedPreVoteTeachesNothing) {
             self.become_follower(term, None);
             return Ok(());
         }
@@ -59,15 +61,17 @@ impl Replica {
         if self.is_pledged() && !transfer {
             return Err(Ignored::LeaderInContact);
         }
-        let granted = self.may_vote_for(from) && last >= self.log.last();
-        if !granted {
+        let is_as_long = bugs::is_on(Bug::LogsComparedByLength) && last.index >= self.log.last().index;
+        let granted = self.may_vote_for(from) && (last >= self.log.last() || is_as_long);
+        if !granted || bugs::is_on(Bug::StrangerRefusesToVote) && !self.may_campaign() {
+            let granted = false;
             self.send(from, Message::VoteReply { granted });
             return Err(Ignored::VoteRefused);
         }
         self.hard.vote = Some(from);
         self.postpone_campaign();
         let reply = Message::VoteReply { granted };
-        if self.writes.hard_durable() == self.hard {
+        if self.writes.hard_durable() == self.hard || bugs::is_on(Bug::GrantLeavesEarly) {
             self.send(from, reply);
         } else if self.is_write_due() {
             self.send_after_write(from, reply);
@@ -80,7 +84,7 @@ impl Replica {
         let Role::Candidate(campaign) = &mut self.role else {
             return Err(Ignored::StaleReply);
         };
-        campaign.record(from, granted);
+        campaign.record(from, granted || bugs::is_on(Bug::RefusedVoteCounts));
         self.conclude_campaign();
         Ok(())
     }
@@ -200,7 +204,7 @@ impl Replica {
             return Err(refused);
         };
         match leader.transfer {
-            _ if !voter => return Err(Refused::NotVoter),
+            _ if !voter && !bugs::is_on(Bug::TransferToLearner) => return Err(Refused::NotVoter),
             Some(transfer) if transfer.target != target => return Err(Refused::Transferring),
             Some(_) => return Ok(()),
             None if target == self.id => return Ok(()),
@@ -227,11 +231,12 @@ impl Replica {
         else {
             return;
         };
-        if leader.peer(target).is_some_and(|peer| peer.matched == last) {
+        let is_ready = |peer: &mut Peer| peer.matched == last || bugs::is_on(Bug::TransferTooEarly);
+        if leader.peer(target).is_some_and(is_ready) {
             if let Some(transfer) = &mut leader.transfer {
                 transfer.told = true;
             }
-            leader.is_lease_given_up = true;
+            leader.is_lease_given_up = !bugs::is_on(Bug::LeaseKeptInTransfer);
             self.send(target, Message::TimeoutNow);
         }
     }
@@ -269,7 +274,8 @@ impl Replica {
 
     fn may_vote_for(&self, candidate: ReplicaId) -> bool {
         match self.hard.vote {
-            Some(vote) => vote == candidate,
+            Some(_) if bugs::is_on(Bug::VotesTwice) => true,
+            Some(vote) => vote == candidate && !bugs::is_on(Bug::RepeatedVoteRefused),
             None => self.leader().is_none(),
         }
     }

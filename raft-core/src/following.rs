@@ -1,5 +1,6 @@
 //! The follower's side of replication: accepting entries and heartbeats, and acknowledging what is durable.
 
+use crate::bugs::{self, Bug};
 use crate::message::{AppendOutcome, Message};
 use crate::ready::Ignored;
 use crate::replica::Replica;
@@ -40,13 +41,20 @@ impl Replica {
         let (commit, replicated) = marks;
         self.follow(from);
         let base = self.log.truncated().index;
-        if previous.index >= base && !self.log.contains(previous) {
+        let is_known = previous.index < base && !bugs::is_on(Bug::BaseTakenForConflict);
+        if !is_known && !self.log.contains(previous) {
             self.reject(from, previous);
             return Ok(());
         }
-        let matched = Index(previous.index.0 + entries.len() as u64).max(base);
+        let mut matched = Index(previous.index.0 + entries.len() as u64).max(base);
         let known = self.count_known(previous, &entries);
+        if bugs::is_on(Bug::ShortAppendCuts) && known == entries.len() && matched < self.log.last().index {
+            self.cut(matched.next());
+        }
         self.accept(entries.split_off(known));
+        if bugs::is_on(Bug::AcknowledgesBeyondAppend) {
+            matched = self.log.last().index;
+        }
         if let Role::Follower(follower) = &mut self.role {
             follower.matched = follower.matched.max(matched);
         }
@@ -149,7 +157,8 @@ impl Replica {
     /// Says that our log equals the leader's up to `index`, as soon as that is durable (I8).
     pub(crate) fn acknowledge(&mut self, leader: ReplicaId, index: Index) {
         let message = Message::AppendReply(AppendOutcome::Matched { index });
-        if self.is_term_durable() && index <= self.writes.durable() {
+        let is_durable = self.is_term_durable() && index <= self.writes.durable();
+        if is_durable || bugs::is_on(Bug::AcknowledgementLeavesEarly) {
             self.send(leader, message);
         } else if self.is_write_due() {
             self.send_after_write(leader, message);

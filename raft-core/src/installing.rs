@@ -10,6 +10,7 @@
 //!
 //! Nothing undoes an install, whatever term comes meanwhile: what a snapshot holds is committed.
 
+use crate::bugs::{self, Bug};
 use crate::log::Log;
 use crate::membership::Memberships;
 use crate::ready::{Ignored, Snapshot};
@@ -37,7 +38,8 @@ impl Replica {
         if self.installing.is_some() {
             return Err(Ignored::Installing);
         }
-        if snapshot.index > self.marks.commit && !self.log.contains(snapshot) {
+        let is_news = snapshot.index > self.marks.commit && !self.log.contains(snapshot);
+        if is_news || bugs::is_on(Bug::OldSnapshotInstalled) {
             return Ok(());
         }
         self.commit_to(snapshot.index.max(self.marks.commit));
@@ -64,7 +66,13 @@ impl Replica {
         );
         self.writes.install(snapshot, self.marks.commit);
         self.log = Log::new(id);
-        self.memberships = Memberships::new(id.index, membership);
+        self.memberships = match membership {
+            _ if bugs::is_on(Bug::MembershipSurvivesInstall) => {
+                Memberships::new(id.index, self.memberships.effective().clone())
+            }
+            joint if bugs::is_on(Bug::JointLostInSnapshot) => Memberships::new(id.index, joint.left()),
+            membership => Memberships::new(id.index, membership),
+        };
         self.marks.commit = id.index;
         self.installing = Some(id.index);
         if let Role::Follower(follower) = &mut self.role {

@@ -68,6 +68,7 @@
 //!
 //! Node-level liveness (an idle group still exchanges heartbeats).
 
+mod bugs;
 mod describe;
 mod election;
 mod following;

@@ -12,6 +12,7 @@
 //! of its own to be safe, and moving a replica with it passes through a group of an even size. A new member is a
 //! learner first, so that an empty log never counts for anything.
 
+use crate::bugs::{self, Bug};
 use crate::limits::MEMBERS_MAX;
 use crate::progress::{Peer, Progress};
 use crate::quorum;
@@ -63,7 +64,7 @@ impl Membership {
         }
         if next == *self {
             return Err(ChangeRefused::Nothing);
-        } else if next.voters.is_empty() {
+        } else if next.voters.is_empty() && !bugs::is_on(Bug::LastVoterRemoved) {
             return Err(ChangeRefused::NoVoters);
         }
         if next.voters != self.voters {
@@ -220,10 +221,11 @@ impl Replica {
     ) -> Result<Membership, ChangeRefused> {
         // Without an entry of its own committed, a leader cannot know which memberships its predecessors
         // committed: two leaders could change the same one into two that share no majority (Raft-dev, 2015).
-        if self.marks.commit < leader.first {
+        if self.marks.commit < leader.first && !bugs::is_on(Bug::ChangeBeforeFirstCommit) {
             return Err(ChangeRefused::TermNotCommitted);
         }
-        if self.memberships.effective_since() > self.marks.commit {
+        let is_in_flight = self.memberships.effective_since() > self.marks.commit;
+        if is_in_flight && !bugs::is_on(Bug::SecondChangeInFlight) {
             return Err(ChangeRefused::InFlight);
         }
         let before = self.memberships.effective();
@@ -276,7 +278,9 @@ impl Replica {
             leader.sends_due = true;
         }
         // A smaller quorum may have echoed already what a larger one had not (raft-rs #345).
-        self.confirm_reads();
+        if !bugs::is_on(Bug::ReadsForgottenByChange) {
+            self.confirm_reads();
+        }
         index
     }
 
@@ -285,7 +289,8 @@ impl Replica {
     pub(crate) fn leave_joint(&mut self) {
         let Role::Leader(leader) = &self.role else { return };
         let is_settled = self.memberships.effective_since() <= self.marks.commit;
-        if self.memberships.effective().is_joint() && is_settled && leader.transfer.is_none() {
+        let may_leave = leader.transfer.is_none() && !bugs::is_on(Bug::JointNeverLeft);
+        if self.memberships.effective().is_joint() && is_settled && may_leave {
             let next = self.memberships.effective().left();
             self.append_membership(next);
         }
@@ -295,7 +300,8 @@ impl Replica {
     /// an election timeout.
     pub(crate) fn leave_if_removed(&mut self) {
         let is_settled = self.memberships.effective_since() <= self.marks.commit;
-        if is_settled && !self.memberships.effective().is_voter(self.id) {
+        let stays = bugs::is_on(Bug::RemovedLeaderStays);
+        if is_settled && !self.memberships.effective().is_voter(self.id) && !stays {
             self.name_successor();
             self.become_follower(self.hard.term, None);
         }

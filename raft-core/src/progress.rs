@@ -9,6 +9,7 @@
 //!       or unreachable
 //! ```
 
+use crate::bugs::{self, Bug};
 use crate::log::Log;
 use crate::options::Options;
 use crate::ready::{OrderId, PeerStatus, Sending};
@@ -213,6 +214,10 @@ impl Peer {
             Progress::Probe { .. } => previous.next() == self.next && previous > self.matched,
             Progress::Snapshot(_) => false,
         };
+        if bugs::is_on(Bug::LateRejectionRewinds) {
+            self.next = previous;
+            self.progress = Progress::Probe { sent: None };
+        }
         if current {
             self.probe(guess.min(previous.previous()).next());
         }

@@ -1,8 +1,10 @@
 //! Pure arithmetic of majorities: what has a majority reached, and has a vote been won.
 //! A joint membership needs a majority of each half; the union is never tallied (Raft §6).
 
+use crate::bugs::{self, Bug};
 use crate::limits::VOTERS_INLINE;
 use crate::types::{Membership, ReplicaId};
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 /// How many of `voters` make a majority.
@@ -26,7 +28,14 @@ pub(crate) fn agreed<T: Ord + Copy + Default>(
     membership: &Membership,
     value: impl Fn(ReplicaId) -> T,
 ) -> Option<T> {
-    let incoming = agreed_by(&membership.voters, &value)?;
+    let mut voters = Cow::Borrowed(&membership.voters);
+    if bugs::is_on(Bug::LearnersCounted) {
+        voters.to_mut().extend(&membership.learners);
+    } else if bugs::is_on(Bug::UnionTallied) {
+        voters.to_mut().extend(&membership.outgoing);
+        return agreed_by(&voters, &value);
+    }
+    let incoming = agreed_by(&voters, &value)?;
     if !membership.is_joint() {
         return Some(incoming);
     }
@@ -52,7 +61,9 @@ fn agreed_by<T: Ord + Copy + Default>(
     for (slot, voter) in values.iter_mut().zip(voters) {
         *slot = value(*voter);
     }
-    values.sort_unstable();
+    if !bugs::is_on(Bug::ProgressUnsorted) {
+        values.sort_unstable();
+    }
     Some(values[count - majority(count)])
 }
 

@@ -11,6 +11,7 @@
 //! * **Within a bound**: what was confirmed at some moment says what the state must hold to be no older than
 //!   that moment. No clock of another replica is involved.
 
+use crate::bugs::{self, Bug};
 use crate::limits::ROUNDS_REMEMBERED;
 use crate::message::Message;
 use crate::quorum;
@@ -161,7 +162,10 @@ struct Question {
 impl Asking {
     pub(crate) fn new(seed: u64) -> Asking {
         Asking {
-            number: Rng::new(!seed).next() >> 20,
+            number: match bugs::is_on(Bug::QuestionReused) {
+                true => 0,
+                false => Rng::new(!seed).next() >> 20,
+            },
             waiting: Vec::new(),
             flight: None,
             known: None,
@@ -205,9 +209,12 @@ impl Replica {
         };
         // Everything committed before this term is before its first entry, known to us as committed or not.
         let index = self.marks.commit.max(leader.first);
-        let may_know = self.marks.commit >= leader.first;
+        let is_early = bugs::is_on(Bug::ReadBeforeFirstCommit);
+        let index = if is_early { self.marks.commit } else { index };
+        let may_know = self.marks.commit >= leader.first || is_early;
         let is_known = match policy {
             _ if !may_know => false,
+            ReadPolicy::Confirmed if bugs::is_on(Bug::ReadBeforeRound) => true,
             ReadPolicy::Confirmed | ReadPolicy::Here => false,
             ReadPolicy::Lease => self.now < self.lease_end(),
             ReadPolicy::Within(bound) => self.confirmed_at().is_some_and(|at| self.now - at <= bound),
@@ -230,7 +237,10 @@ impl Replica {
 
     pub(crate) fn are_reads_due(&self) -> bool {
         match &self.role {
-            Role::Leader(leader) => leader.reads.is_round_due() && self.marks.commit >= leader.first,
+            Role::Leader(leader) => {
+                let may_know = self.marks.commit >= leader.first || bugs::is_on(Bug::ReadBeforeFirstCommit);
+                leader.reads.is_round_due() && may_know
+            }
             Role::Follower(follower) => follower.leader.is_some() && self.asking.is_due(),
             _ => false,
         }

@@ -1,6 +1,7 @@
 //! One replica: the public calls, dispatch by message and role, and the outputs.
 //! What the calls decide lives in the rooms: `election`, `replication`, `following`, `read`, `shipping`, `installing`.
 
+use crate::bugs::{self, Bug};
 use crate::invariants::Checked;
 use crate::limits::{COMMITTED_BYTES_MAX, TAIL_STRETCH};
 use crate::log::Log;
@@ -139,7 +140,8 @@ impl Replica {
             owed: None,
         };
         let hard = restored.hard_state;
-        let may_have_pledged = options.leases && hard.term > Term(0);
+        let may_have_pledged =
+            options.leases && hard.term > Term(0) && !bugs::is_on(Bug::PledgeForgottenAtStart);
         let silence = if may_have_pledged {
             options.election_timeout_min
         } else {
@@ -582,6 +584,9 @@ impl Replica {
     /// then.
     pub(crate) fn may_campaign(&self) -> bool {
         let committed = self.memberships.at(self.marks.commit);
+        if bugs::is_on(Bug::DemotedLeaderRefusesToLead) {
+            return self.memberships.effective().voters.contains(&self.id);
+        }
         self.memberships.effective().is_voter(self.id) || committed.is_voter(self.id)
     }
 

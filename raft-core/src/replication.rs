@@ -2,6 +2,7 @@
 //! peers. Sends are decided once per `ready`, so that everything proposed in one turn shares one append per
 //! peer. The commit index travels with the next append or heartbeat; moving it causes no message of its own.
 
+use crate::bugs::{self, Bug};
 use crate::message::{Envelope, Message};
 use crate::options::Options;
 use crate::progress::{NextSend, Peer, Progress, Shipment};
@@ -27,7 +28,11 @@ impl Replica {
             return Err(Refused::Transferring);
         }
         // The sum over the log itself: a counter kept beside it could leak (etcd-raft a370b6f).
-        if self.log.cost_after(self.marks.commit) >= self.options.uncommitted_bytes_max as u64 {
+        let since = match bugs::is_on(Bug::UncommittedBytesLeak) {
+            true => self.log.truncated().index,
+            false => self.marks.commit,
+        };
+        if self.log.cost_after(since) >= self.options.uncommitted_bytes_max as u64 {
             return Err(Refused::Overloaded);
         }
         leader.sends_due = true;
@@ -93,7 +98,13 @@ impl Replica {
         hint: EntryId,
     ) -> Result<(), Ignored> {
         let guess = self.log.last_not_after(hint).index;
+        let now = self.now;
         let (peer, _) = self.hear(from)?;
+        if bugs::is_on(Bug::RejectionAcknowledges) {
+            peer.on_matched(now, previous);
+            self.advance_commit();
+            return Ok(());
+        }
         if peer.on_rejected(previous, guess) {
             Ok(())
         } else {
@@ -134,6 +145,9 @@ impl Replica {
         match &self.role {
             Role::Leader(leader) if !pledge.is_zero() => {
                 let left = leader.rounds.left_at(round);
+                let left = left
+                    .filter(|_| !bugs::is_on(Bug::LeaseCountsFromAnswer))
+                    .or(left.map(|_| self.now));
                 left.map_or(Instant(0), |left| left + self.options.lease_of(pledge))
             }
             _ => Instant(0),
@@ -157,10 +171,13 @@ impl Replica {
     pub(crate) fn advance_commit(&mut self) {
         self.advance_replicated();
         let Role::Leader(leader) = &self.role else { return };
-        let own = (self.id, self.writes.durable());
+        let own = match bugs::is_on(Bug::LeaderCountsItselfEarly) {
+            true => (self.id, self.log.last().index),
+            false => (self.id, self.writes.durable()),
+        };
         let matched = |id| leader.of_member(id, own, |peer| peer.matched);
         let agreed = quorum::agreed(self.memberships.effective(), matched).unwrap_or_default();
-        if agreed > self.marks.commit && agreed >= leader.first {
+        if agreed > self.marks.commit && (agreed >= leader.first || bugs::is_on(Bug::OldTermCounted)) {
             assert_eq!(
                 self.log.term(agreed),
                 Some(self.hard.term),
@@ -198,7 +215,8 @@ impl Replica {
 
     /// The leader's periodic work: is the quorum still there, did a transfer fail; contact all.
     pub(crate) fn tick_leader(&mut self) {
-        if self.quorum_contact() + self.options.election_timeout_max <= self.now {
+        let is_deaf = self.quorum_contact() + self.options.election_timeout_max <= self.now;
+        if is_deaf && !bugs::is_on(Bug::DeafLeaderStays) {
             self.become_follower(self.hard.term, None);
             return;
         }
@@ -327,7 +345,10 @@ impl Replica {
         let is_ours = numbered
             .clone()
             .all(|(entry, index)| entry.id.index.0 == index && self.log.contains(entry.id));
-        if entries.is_empty() || !is_ours {
+        if bugs::is_on(Bug::ForeignEntriesSent) {
+            let next = entries.first().map_or(next, |_| next);
+            self.send_entries(at, peer, next, entries);
+        } else if entries.is_empty() || !is_ours {
             // The host could not read them: it dropped them meanwhile. Ask again after the next sign of life.
             target.progress = Progress::Probe { sent: Some(self.now) };
         } else if next == first && first > self.log.truncated().index {

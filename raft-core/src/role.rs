@@ -9,10 +9,11 @@
 //!     a leader is heard, a higher term is seen, the campaign is lost, or the quorum is out of contact
 //! ```
 
+use crate::bugs::{self, Bug};
 use crate::message::Message;
 use crate::progress::Peer;
 use crate::read::{Reads, Rounds};
-use crate::ready::{Refused, RoleKind};
+use crate::ready::{ReadGrant, Refused, RoleKind};
 use crate::replica::Replica;
 use crate::types::{HardState, Index, Instant, Payload, ReplicaId, Round, Stamp, Term};
 use std::time::Duration;
@@ -147,6 +148,12 @@ impl Replica {
             let refused = Refused::NotLeader(leader);
             let reads = before.reads.take_all().map(|read| (read, refused));
             self.outbox.reads_refused.extend(reads);
+            if bugs::is_on(Bug::DeposedLeaderServes) {
+                let index = self.marks.commit;
+                let refused = std::mem::take(&mut self.outbox.reads_refused).into_iter();
+                let served = refused.map(|(read, _)| ReadGrant { read, index });
+                self.outbox.reads.extend(served);
+            }
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod chaos;
 mod following;
+mod ledger;
 mod log;
 mod quorum;
 mod scripts;

@@ -18,6 +18,7 @@
 //!   entries lost.
 //! * Votes in two terms: the same rule removes the older grant; its candidate is outrun anyway.
 
+use crate::bugs::{self, Bug};
 use crate::log::Log;
 use crate::message::{AppendOutcome, Envelope, Message};
 use crate::ready::{LogWrite, Snapshot};
@@ -118,6 +119,9 @@ impl Writes {
         let kept = first.previous();
         self.submitted = self.submitted.min(kept);
         self.durable = self.durable.min(kept);
+        if bugs::is_on(Bug::OverwrittenWriteAcknowledges) {
+            return;
+        }
         for flight in &mut self.flights {
             flight.covers = flight.covers.min(kept);
         }

@@ -533,6 +533,11 @@ fn hurry_snapshots(weights: &mut [(Event, u64)]) {
     }
 }
 
+/// Runs a seed and panics where a rule is broken.
+pub(super) fn run_once(seed: u64) {
+    run(&mut Chaos::new(seed));
+}
+
 fn run(chaos: &mut Chaos) {
     for _ in 0..STEPS {
         chaos.step();
