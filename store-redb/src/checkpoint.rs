@@ -201,7 +201,7 @@ impl Engine {
         self.read_newest(|memory, base| {
             memory.base = Some(base);
             let frozen = memory.frozen.take();
-            self.memtable_stored(frozen.map_or(0, |frozen| frozen.table.bytes));
+            self.memtable_stored(frozen.map(|frozen| frozen.table.size).unwrap_or_default());
         });
         self.counters.checkpoints.fetch_add(1, Ordering::Relaxed);
     }

@@ -8,7 +8,7 @@ use crate::fetcher::Fetches;
 use crate::group_log::LogIndex;
 use crate::header::Position;
 use crate::install::Stagings;
-use crate::memory::Memory;
+use crate::memory::{Memory, Size};
 use crate::node_file::NodeFile;
 use crate::options::Options;
 use crate::ring::Ring;
@@ -116,8 +116,8 @@ pub(crate) struct Engine {
     pub(crate) stopping: AtomicBool,
     pub(crate) sinks: OnceLock<Vec<Arc<dyn CompletionSink>>>,
     slots: AtomicU32,
-    active_bytes: AtomicU64,
-    frozen_bytes: AtomicU64,
+    active: Held,
+    frozen: Held,
     /// Log bytes since the last checkpoint looked at the log.
     pub(crate) log_bytes_since_cut: AtomicU64,
     pub(crate) counters: Counters,
@@ -134,6 +134,32 @@ pub(crate) struct Parts {
     pub(crate) index: LogIndex,
     pub(crate) ring: Ring,
     pub(crate) memories: Vec<Memory>,
+}
+
+/// What the memtables of all workers hold.
+#[derive(Debug, Default)]
+struct Held {
+    entries: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Held {
+    fn get(&self) -> Size {
+        Size {
+            entries: self.entries.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+
+    fn add(&self, size: Size) {
+        self.entries.fetch_add(size.entries, Ordering::Relaxed);
+        self.bytes.fetch_add(size.bytes, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, size: Size) {
+        self.entries.fetch_sub(size.entries, Ordering::Relaxed);
+        self.bytes.fetch_sub(size.bytes, Ordering::Relaxed);
+    }
 }
 
 impl Engine {
@@ -169,8 +195,8 @@ impl Engine {
             stopping: AtomicBool::new(false),
             sinks: OnceLock::new(),
             slots: AtomicU32::new(0),
-            active_bytes: AtomicU64::new(0),
-            frozen_bytes: AtomicU64::new(0),
+            active: Held::default(),
+            frozen: Held::default(),
             log_bytes_since_cut: AtomicU64::new(used),
             counters: Counters::default(),
             space: Watch::default(),
@@ -200,27 +226,34 @@ impl Engine {
         }
     }
 
-    pub(crate) fn memtable_grew(&self, bytes: u64) {
-        self.active_bytes.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn memtable_grew(&self, size: Size) {
+        self.active.add(size);
     }
 
-    pub(crate) fn memtable_froze(&self, bytes: u64) {
-        self.active_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        self.frozen_bytes.fetch_add(bytes, Ordering::Relaxed);
+    pub(crate) fn memtable_froze(&self, size: Size) {
+        self.active.subtract(size);
+        self.frozen.add(size);
     }
 
-    pub(crate) fn memtable_stored(&self, bytes: u64) {
-        self.frozen_bytes.fetch_sub(bytes, Ordering::Relaxed);
+    pub(crate) fn memtable_stored(&self, size: Size) {
+        self.frozen.subtract(size);
     }
 
     /// Bytes in active memtables.
     pub(crate) fn active_bytes(&self) -> u64 {
-        self.active_bytes.load(Ordering::Relaxed)
+        self.active.get().bytes
+    }
+
+    /// What all memtables hold.
+    pub(crate) fn memtable_size(&self) -> Size {
+        let mut size = self.active.get();
+        size += self.frozen.get();
+        size
     }
 
     /// Bytes in all memtables.
     pub(crate) fn memtable_bytes(&self) -> u64 {
-        self.active_bytes() + self.frozen_bytes.load(Ordering::Relaxed)
+        self.memtable_size().bytes
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

@@ -80,6 +80,9 @@ pub(crate) const KEY_BYTES_INLINE: usize = 32;
 /// What a memtable entry costs beyond its key and value, in bytes; roughly.
 pub(crate) const MEMTABLE_ENTRY_OVERHEAD: u64 = 64;
 
+/// What a deleted key takes in a memtable, at least about that.
+pub(crate) const DELETED_ENTRY_BYTES: u64 = MEMTABLE_ENTRY_OVERHEAD + 16;
+
 /// New proposals are refused when the memtables hold this many times their limit.
 pub(crate) const MEMTABLE_FULL_FACTOR: u64 = 4;
 

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use multiraft::{CutId, EntryId, GroupId};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::AddAssign;
 use std::sync::Arc;
 
 /// A key of ordinary length lies in the tree's own nodes: a comparison that follows a pointer is a cache miss.
@@ -16,6 +17,22 @@ pub(crate) type Key = SmallVec<[u8; KEY_BYTES_INLINE]>;
 
 /// Keys and their values; `None`: removed.
 pub(crate) type Pairs = BTreeMap<Key, Option<Bytes>>;
+
+/// How much memtables hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    /// Keys written or removed.
+    pub(crate) entries: u64,
+    /// What they take in memory, roughly.
+    pub(crate) bytes: u64,
+}
+
+impl AddAssign for Size {
+    fn add_assign(&mut self, other: Size) {
+        self.entries += other.entries;
+        self.bytes += other.bytes;
+    }
+}
 
 /// How far one group's part of a memtable goes.
 #[derive(Debug, Default)]
@@ -38,8 +55,8 @@ pub(crate) struct Memtable {
     pub(crate) moved: BTreeMap<GroupId, Arc<Places>>,
     /// What older tables say about these groups is void.
     dropped: BTreeSet<GroupId>,
-    /// What it takes in memory, roughly.
-    pub(crate) bytes: u64,
+    /// How much was written; what was dropped since still counts.
+    pub(crate) size: Size,
 }
 
 /// A memtable that belongs to a cut.
@@ -64,7 +81,7 @@ pub(crate) struct Memory {
 impl std::fmt::Debug for Memory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Memory")
-            .field("active_bytes", &self.active.bytes)
+            .field("active_bytes", &self.active.size.bytes)
             .finish_non_exhaustive()
     }
 }
@@ -92,26 +109,25 @@ impl Memory {
     }
 
     /// Sets or removes a key; returns how much the memtable grew.
-    pub(crate) fn write(&mut self, group: GroupId, key: &[u8], value: Option<Bytes>) -> u64 {
+    pub(crate) fn write(&mut self, group: GroupId, key: &[u8], value: Option<Bytes>) -> Size {
         let slot = self.places(group).slot_of(key);
         let slot = slot.expect("a group writes only keys that no split took away");
         let progress = self.active.groups.entry(group).or_default();
         progress.is_unmarked = true;
         progress.is_written = true;
-        let new = cost(key, value.as_ref());
-        let pairs = self.active.slots.entry(slot).or_default();
-        let grown = match pairs.get_mut(key) {
-            Some(old) => {
-                let before = cost(key, old.as_ref());
-                *old = value;
-                new.saturating_sub(before)
-            }
-            None => {
-                pairs.insert(Key::from_slice(key), value);
-                new
-            }
+        let mut grown = Size {
+            entries: 1,
+            bytes: cost(key, value.as_ref()),
         };
-        self.active.bytes += grown;
+        let pairs = self.active.slots.entry(slot).or_default();
+        if let Some(old) = pairs.get_mut(key) {
+            grown.entries = 0;
+            grown.bytes = grown.bytes.saturating_sub(cost(key, old.as_ref()));
+            *old = value;
+        } else {
+            pairs.insert(Key::from_slice(key), value);
+        }
+        self.active.size += grown;
         grown
     }
 
@@ -193,7 +209,7 @@ impl Memtable {
             self.groups.entry(group).or_default().absorb(&progress);
         }
         self.moved.extend(newer.moved);
-        self.bytes += newer.bytes;
+        self.size += newer.size;
     }
 }
 

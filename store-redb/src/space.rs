@@ -13,10 +13,10 @@
 
 use crate::engine::{Engine, lock};
 use crate::limits::{
-    NEED_BYTES_FIXED, PAGE_BYTES, PAGES_PER_ENTRY_PERCENT, SHORT_SHARE, SPACE_COUNT_PATIENCE,
-    STAGED_BYTES_MAX,
+    DELETED_ENTRY_BYTES, NEED_BYTES_FIXED, PAGE_BYTES, PAGES_PER_ENTRY_PERCENT, SHORT_SHARE,
+    SPACE_COUNT_PATIENCE, STAGED_BYTES_MAX,
 };
-use crate::memory::Frozen;
+use crate::memory::{Frozen, Size};
 use crate::tables::Broken;
 use multiraft::Space;
 use std::io;
@@ -35,7 +35,7 @@ pub(crate) struct Watch {
     written: AtomicU64,
     /// Of that, pages that hold nothing, as of the last count.
     reusable: AtomicU64,
-    /// A written entry in the memtables, on average.
+    /// An entry of what was frozen last, on average: for the estimate of what is staged.
     entry_bytes: AtomicU64,
     /// The reserve is taken.
     is_reserved: AtomicBool,
@@ -195,7 +195,7 @@ impl Engine {
         let pairs = tables.clone().flat_map(|table| table.slots.values());
         let work = Work {
             entries: pairs.map(|pairs| pairs.len() as u64).sum(),
-            bytes: tables.map(|table| table.bytes).sum(),
+            bytes: tables.map(|table| table.size.bytes).sum(),
             ..self.work()
         };
         if let Some(average) = work.bytes.checked_div(work.entries) {
@@ -265,20 +265,21 @@ impl Engine {
 
     /// What is in memory now.
     fn work(&self) -> Work {
-        let bytes = self.memtable_bytes();
+        let Size { entries, bytes } = self.memtable_size();
         let since_cut = self.log_bytes_since_cut.load(Ordering::Relaxed);
         Work {
-            entries: bytes / self.space.get(|watch| &watch.entry_bytes),
+            entries,
             bytes,
             log_bytes: lock(&self.ring).ring.used().saturating_sub(since_cut),
         }
     }
 
-    /// Need of the checkpoint that must fit after the next one.
+    /// Need of the checkpoint that must fit after the next one. It is for deletes, whatever was written before them: small
+    /// entries, many of which change as many pages.
     fn second(&self) -> u64 {
         let bytes = self.options.memtable_bytes / SHORT_SHARE;
         self.need(Work {
-            entries: bytes / self.space.get(|watch| &watch.entry_bytes),
+            entries: bytes / DELETED_ENTRY_BYTES,
             bytes,
             log_bytes: 2 * bytes, // deletes take less in the log than in memory
         })

@@ -139,8 +139,8 @@ impl WorkerState {
     pub fn freeze(&mut self, cut: CutId) {
         let mut memory = self.engine.memory(self.worker);
         memory.freeze(cut);
-        let frozen = memory.frozen.as_ref().map_or(0, |frozen| frozen.table.bytes);
-        self.engine.memtable_froze(frozen);
+        let frozen = memory.frozen.as_ref().map(|frozen| frozen.table.size);
+        self.engine.memtable_froze(frozen.unwrap_or_default());
     }
 }
 

@@ -173,6 +173,26 @@ fn growth_is_refused_in_time_and_deletes_make_room() {
     }
 }
 
+/// Deletes are small, and each may change a page of its own, however large what was written before them is.
+#[test]
+fn a_checkpoint_of_deletes_fits_as_long_as_they_are_taken() {
+    let disk = Small::new(8 * MIB);
+    let mut lone = Lone::open(disk.clone()).unwrap();
+    let keys = fill_disk(&mut lone, &mut Random(1), 3_000);
+    let is_taken = |space: Space| matches!(space, Space::Ample | Space::Short);
+    let mut taken = 0;
+    for key in &keys {
+        if !is_taken(space_of(&lone)) {
+            break;
+        }
+        lone.state.delete(GROUP, &key.to_be_bytes()); // in the memtable: no checkpoint comes in between
+        taken += 1;
+    }
+    assert!(50 < taken && taken < keys.len(), "{taken} of {}", keys.len());
+    lone.checkpoint();
+    assert_eq!(disk.refused(), 0);
+}
+
 #[test]
 fn a_checkpoint_that_may_not_fit_waits_and_nothing_is_lost() {
     let disk = Small::new(8 * MIB);
