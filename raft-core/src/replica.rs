@@ -54,6 +54,36 @@ pub struct Restored {
 /// * questions: `status`, `is_leader`, `leader`, `membership`
 ///
 /// Messages may be lost, duplicated and reordered; completions may not. `now` never goes back.
+///
+/// A group of one, and what its host does for it:
+///
+/// ```
+/// use raft_core::{Instant, Membership, NodeId, Options, Payload, Replica, ReplicaId, Restored, Stamp};
+///
+/// let me = ReplicaId(1);
+/// let restored = Restored { membership: Membership::of_voters([(me, NodeId(1))]), ..Restored::default() };
+/// let mut replica = Replica::new(me, restored, Options::default(), 7, Instant(0));
+/// replica.campaign(Instant(0));
+///
+/// let mut applied = Vec::new();
+/// for now in 1..=4 {
+///     let now = Instant(now);
+///     if now == Instant(3) {
+///         replica.propose(now, Stamp(0), vec!["hello".into()]).expect("it leads");
+///     }
+///     let ready = replica.ready(); // there are no peers, and so no messages to send
+///     if let Some(write) = ready.write {
+///         // Term, vote and entries go to the disk here. Then:
+///         replica.on_durable(now, write.id);
+///     }
+///     if let Some(last) = ready.committed.last() {
+///         applied.extend(ready.committed.iter().map(|entry| entry.payload.clone()));
+///         replica.on_applied(last.id.index);
+///     }
+/// }
+/// assert!(replica.is_leader());
+/// assert_eq!(applied.last(), Some(&Payload::Command(Stamp(0), "hello".into())));
+/// ```
 #[derive(Clone, Debug)]
 pub struct Replica {
     pub(crate) id: ReplicaId,

@@ -10,8 +10,6 @@
 //!                                   v
 //!               network.send, storage.submit, machine.apply, ticket.answer
 //! ```
-//!
-//! Not here yet: snapshots.
 
 mod clock;
 mod desk;

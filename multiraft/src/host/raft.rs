@@ -23,6 +23,50 @@ pub type Metrics = Option<Status>;
 /// One group. Cheap to clone; outlives its host, whose end it reports as `Refused(Stopping)`.
 ///
 /// The calls without `async` take a [`Ticket`] and need no runtime: they are what gateways use.
+///
+/// A group of one, with everything in memory:
+///
+/// ```
+/// use bytes::Bytes;
+/// use multiraft::host::{Host, Intake, WorkerParts};
+/// use multiraft::testing::{MemDisk, MemNetwork, SyncMode, Tally};
+/// use multiraft::{
+///     Birth, Control, EntryId, GroupId, InboxLimits, Membership, NodeId, ReplicaId, RoleKind, WorkerOptions,
+/// };
+/// use std::sync::Arc;
+///
+/// let intake = Intake::new(1, InboxLimits::default());
+/// let link = Arc::new(MemNetwork::new().link(NodeId(1)));
+/// let disk = MemDisk::new(SyncMode::AtOnce);
+/// disk.start(vec![intake.sink(0, link.clone())]);
+/// intake.order(Control::Create(Birth {
+///     group: GroupId(1),
+///     replica: ReplicaId(1),
+///     membership: Membership::of_voters([(ReplicaId(1), NodeId(1))]),
+///     base: EntryId::ZERO,
+///     split: None,
+///     descriptor: Bytes::new(),
+/// }));
+/// let (storage, machine) = (disk.storage(0), Tally::new(disk.clone()));
+/// let parts = vec![WorkerParts { storage, machine, restored: disk.restore() }];
+/// let host = Host::start(intake, link, parts, &WorkerOptions::default(), Arc::new(()));
+///
+/// let raft = host.raft(GroupId(1));
+/// raft.campaign();
+/// let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+/// let sum = runtime.block_on(async {
+///     let mut metrics = raft.metrics();
+///     let leads = |status: &Option<multiraft::Status>| {
+///         status.as_ref().is_some_and(|status| status.role == RoleKind::Leader)
+///     };
+///     metrics.wait_for(leads).await.expect("the host runs");
+///     raft.write(Tally::add(40)).await?;
+///     raft.write(Tally::add(2)).await?;
+///     raft.read(Bytes::new()).await
+/// });
+/// assert_eq!(Tally::number(&sum.expect("a quorum is up")), 42);
+/// host.stop();
+/// ```
 #[derive(Clone)]
 pub struct Raft {
     group: GroupId,
@@ -53,14 +97,21 @@ impl Raft {
         self.group
     }
 
-    /// Replicates a command; the state machine's answer once it is applied here.
+    /// Replicates a command; the state machine's answer once it is applied here, and so durable at a quorum.
+    ///
+    /// Errors: `Unknown` when leadership was lost while it was on its way: it may still take effect, once. `Refused`
+    /// for everything else, and then it never does: `NotLeader`, `NoSuchGroup`, `Overloaded` (try again later),
+    /// `TooLarge`, `NoSpace`, `Stopping`. There is no timeout: drop the future to stop waiting, which takes nothing
+    /// back.
     pub async fn write(&self, command: Bytes) -> Result<Bytes, Failure> {
         let pending = Pending::new(1);
         self.propose(command, pending.ticket(0));
         only(pending.await)
     }
 
-    /// Replicates commands, in this order, as far as they are taken; one answer for each.
+    /// Replicates commands, in this order, as far as they are taken; one answer for each, with the errors of
+    /// [`write`](Self::write). They share a turn, an append and a log write as far as limits allow: cheaper by the
+    /// command than single writes. None is taken back when a later one is refused.
     pub async fn write_many(&self, commands: Vec<Bytes>) -> Vec<Result<Bytes, Failure>> {
         let pending = Pending::new(commands.len());
         let group = self.group;
@@ -76,14 +127,19 @@ impl Raft {
         pending.await.into_iter().map(result).collect()
     }
 
-    /// Evaluates a query against a state that reflects every write answered before this call.
+    /// Evaluates a query against a state that reflects every write answered before this call. The leader confirms by a
+    /// round of heartbeats that it still leads; no clock is trusted.
+    ///
+    /// Errors: `NotLeader`, `NoSuchGroup`, `Overloaded`, `Stopping`, all as `Refused`; a read has no effect.
     pub async fn read(&self, query: Bytes) -> Result<Bytes, Failure> {
         let pending = Pending::new(1);
         self.read_with(query, pending.ticket(0));
         only(pending.await)
     }
 
-    /// Evaluates a query here or at the leader, confirmed or by lease, or against a state that may be a little old.
+    /// Evaluates a query here or at the leader, confirmed or by lease, or against a state that may be a little old: see
+    /// [`ReadPolicy`] for what each promises. Errors as for [`read`](Self::read); reads that are served here are refused
+    /// with `NotLeader(None)` while no leader is known to ask.
     pub async fn read_as(&self, query: Bytes, policy: ReadPolicy) -> Result<Bytes, Failure> {
         let pending = Pending::new(1);
         self.intake.read_as(self.group, query, policy, pending.ticket(0));
@@ -92,13 +148,18 @@ impl Raft {
 
     /// Adds a learner: a replica of an id that was never used, on a node without one of this group. It must be made
     /// there (`Control::Create`, with a membership that names the group's members, or it could not answer them).
+    /// Errors as for [`change_membership`](Self::change_membership).
     pub async fn add_learner(&self, replica: ReplicaId, node: NodeId) -> Result<(), Failure> {
         self.change_membership(vec![MemberChange::Add(replica, node)])
             .await
     }
 
     /// Changes the membership, all at once, if the leader is here. Ok: the change is complete, and applied here; also
-    /// when it removed this very replica. `Unknown`: leadership was lost before; `metrics` tells what became of it.
+    /// when it removed this very replica. A change of voters goes through a joint membership, which the leader leaves by
+    /// itself.
+    ///
+    /// Errors: `Refused(Change(why))`, each `why` with what to do in `ChangeRefused`; `NotLeader`, `NoSuchGroup`,
+    /// `Stopping`. `Unknown`: leadership was lost before; `metrics` tells what became of it.
     pub async fn change_membership(&self, changes: Vec<MemberChange>) -> Result<(), Failure> {
         let pending = Pending::new(1);
         let (group, ticket) = (self.group, pending.ticket(0));
@@ -117,6 +178,10 @@ impl Raft {
     }
 
     /// Asks the leader, if it is here, to hand leadership to another voter. Ok: it has begun; `metrics` tells the end.
+    /// Until then, or for an election timeout if the target does not take over, writes are refused.
+    ///
+    /// Errors, as `Refused`: `NotVoter`, `NotLeader`, `NoSuchGroup`, `Overloaded` while another transfer is under way,
+    /// `Stopping`.
     pub async fn transfer_leadership(&self, target: ReplicaId) -> Result<(), Failure> {
         let pending = Pending::new(1);
         let (group, ticket) = (self.group, pending.ticket(0));
