@@ -41,7 +41,7 @@ use std::time::Duration;
 mod tests;
 
 /// The version this build writes, and the only one it reads.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// One Raft message and the group it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -23,7 +23,7 @@ use thiserror::Error;
 
 /// The versions of what nodes say to each other that this node speaks. A release that changes it speaks two, so
 /// that nodes can be upgraded one by one.
-pub(crate) const WIRE_VERSIONS: WireVersions = WireVersions { min: 1, max: 1 };
+pub(crate) const WIRE_VERSIONS: WireVersions = WireVersions { min: 2, max: 2 };
 /// The version of the stream header.
 const STREAM_VERSION: u8 = 1;
 
@@ -316,9 +316,9 @@ mod tests {
 
     #[test]
     fn another_version_is_told_apart_from_garbage_and_more_fields_are_not_read() {
-        let newer = hello().encode(versions(2, 3));
+        let newer = hello().encode(versions(3, 4));
         assert!(matches!(Hello::decode(newer), Err(HelloError::WireVersion(..))));
-        for garbage in [&[0][..], &[0, 1, 0, 1, 5], &[0, 1, 0]] {
+        for garbage in [&[0][..], &[0, 2, 0, 2, 5], &[0, 1, 0]] {
             let heard = Hello::decode(Bytes::copy_from_slice(garbage));
             assert!(matches!(heard, Err(HelloError::Garbled)), "{heard:?}");
         }

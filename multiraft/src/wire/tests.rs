@@ -234,30 +234,33 @@ fn refusals_name_their_reason() {
     let bytes = |bytes: &[u8]| Bytes::copy_from_slice(bytes);
     assert_eq!(decode(&bytes(&[])), Err(DecodeError::Truncated));
     assert_eq!(decode(&bytes(&[9, 0, 0, 0, 0])), Err(DecodeError::Version(9)));
-    assert_eq!(decode(&bytes(&[1, 0, 0, 0, 0, 5])), Err(DecodeError::Trailing));
     assert_eq!(
-        decode(&bytes(&[1, 255, 255, 255, 255, 1, 1, 1, 10, 1])),
+        decode(&bytes(&[VERSION, 0, 0, 0, 0, 5])),
+        Err(DecodeError::Trailing)
+    );
+    assert_eq!(
+        decode(&bytes(&[VERSION, 255, 255, 255, 255, 1, 1, 1, 10, 1])),
         Err(DecodeError::TooMany("messages"))
     );
     assert_eq!(
-        decode(&bytes(&[1, 1, 0, 0, 0, 1, 1, 2, 77, 1])),
+        decode(&bytes(&[VERSION, 1, 0, 0, 0, 1, 1, 2, 77, 1])),
         Err(DecodeError::Kind(77))
     );
     assert_eq!(
-        decode(&bytes(&[1, 1, 0, 0, 0, 0x81, 0, 2, 10, 1])),
+        decode(&bytes(&[VERSION, 1, 0, 0, 0, 0x81, 0, 2, 10, 1])),
         Err(DecodeError::Varint)
     );
     assert_eq!(
-        decode(&bytes(&[1, 1, 0, 0, 0, 1, 1, 2, 4, 1, 2])),
+        decode(&bytes(&[VERSION, 1, 0, 0, 0, 1, 1, 2, 4, 1, 2])),
         Err(DecodeError::Flag(2))
     );
     assert_eq!(
         decode(&bytes(&[
-            1, 1, 0, 0, 0, 1, 1, 2, 6, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1
+            VERSION, 1, 0, 0, 0, 1, 1, 2, 6, 1, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 1
         ])),
         Err(DecodeError::Range("index"))
     );
     // One entry whose term lies before term 0.
-    let append = [1, 1, 0, 0, 0, 1, 1, 2, 5, 3, 0, 0, 0, 0, 1, 0, 4, 0];
+    let append = [VERSION, 1, 0, 0, 0, 1, 1, 2, 5, 3, 0, 0, 0, 0, 1, 0, 4, 0];
     assert_eq!(decode(&bytes(&append)), Err(DecodeError::Range("term")));
 }

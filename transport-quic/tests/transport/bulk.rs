@@ -238,7 +238,7 @@ fn only_the_process_that_is_linked_may_send_in_bulk() {
         let (_endpoint, connection) = connect(Some(&ca.node(2)), &ca, ALPN_PEER, node.address()).await;
         let connection = connection.unwrap();
         let (mut send, _receive) = connection.open_bi().await.unwrap();
-        let mut body = vec![0, 1, 0, 1];
+        let mut body = vec![0, 2, 0, 2];
         body.extend_from_slice(&ca.cluster.0);
         body.extend_from_slice(&[2, 1, 1, 77, 1]);
         let hello = [&[1, 1, 0, 0, 0, body.len() as u8][..], &body].concat();

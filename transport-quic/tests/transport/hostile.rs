@@ -28,7 +28,7 @@ async fn uni(connection: &Connection, bytes: &[u8]) {
 /// A hello by hand, as `hello.rs` describes it: from node 2 to node 1.
 pub(crate) async fn say_hello(connection: &Connection, ca: &Ca, purpose: u8) {
     let (mut send, mut receive) = connection.open_bi().await.unwrap();
-    let mut body = vec![0, 1, 0, 1];
+    let mut body = vec![0, 2, 0, 2];
     body.extend_from_slice(&ca.cluster.0);
     body.extend_from_slice(&[2, 1, 1, 77, purpose]);
     let mut hello = vec![1, 1, 0, 0, 0, body.len() as u8];
@@ -36,7 +36,7 @@ pub(crate) async fn say_hello(connection: &Connection, ca: &Ca, purpose: u8) {
     send.write_all(&hello).await.unwrap();
     send.finish().unwrap();
     let answer = within(receive.read_to_end(1024)).await.unwrap();
-    assert_eq!(answer[4..8], [0, 1, 0, 1], "the node says hello in turn");
+    assert_eq!(answer[4..8], [0, 2, 0, 2], "the node says hello in turn");
 }
 
 /// A member that has said hello and may now misbehave.
@@ -143,7 +143,7 @@ fn garbage_instead_of_a_hello_is_refused() {
             &[1, 9],
             &[1, 2],
             &[1, 1, 255, 255, 255, 255],
-            &[1, 1, 0, 0, 0, 5, 0, 1, 0, 1, 9],
+            &[1, 1, 0, 0, 0, 5, 0, 2, 0, 2, 9],
         ];
         for bytes in garbage {
             let (_endpoint, connection) = connect(Some(&ca.node(2)), &ca, ALPN_PEER, node.address()).await;

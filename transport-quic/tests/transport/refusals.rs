@@ -288,8 +288,8 @@ fn a_node_of_other_wire_versions_is_refused_by_name() {
         let (endpoint, connection) = connect(Some(&ca.node(2)), &ca, ALPN_PEER, node.address()).await;
         let connection = connection.unwrap();
         let (mut send, _receive) = connection.open_bi().await.unwrap();
-        send.write_all(&hello_of([2, 3], &ca)).await.unwrap();
-        let words = "the peer speaks wire versions 2 to 3, this node version 1: upgrade the older of the two";
+        send.write_all(&hello_of([3, 4], &ca)).await.unwrap();
+        let words = "the peer speaks wire versions 3 to 4, this node version 2: upgrade the older of the two";
         let quinn::ConnectionError::ApplicationClosed(close) = within(connection.closed()).await else {
             panic!("closed in another way");
         };
@@ -319,7 +319,7 @@ fn a_node_that_also_speaks_newer_versions_is_linked_with_ours() {
         send.write_all(&hello_of([1, 9], &ca)).await.unwrap();
         send.finish().unwrap();
         let answer = within(receive.read_to_end(1024)).await.unwrap();
-        assert_eq!(answer[4..8], [0, 1, 0, 1], "it says which versions it speaks");
-        assert_eq!(node.transport.links()[0].wire, 1);
+        assert_eq!(answer[4..8], [0, 2, 0, 2], "it says which versions it speaks");
+        assert_eq!(node.transport.links()[0].wire, 2);
     });
 }
