@@ -83,6 +83,14 @@ pub enum Control {
         /// See `Options::campaign_delay`.
         delay: Duration,
     },
+    /// Write a checkpoint soon, whatever the store's limits say.
+    Checkpoint {
+        /// The group.
+        group: GroupId,
+        /// Answered when a checkpoint holds all that the group has applied by now; with its position, eight bytes
+        /// little-endian.
+        ticket: Ticket,
+    },
     /// Let go of the group's log up to here, even where a member needs it.
     Truncate {
         /// The group.

@@ -177,6 +177,11 @@ impl Group {
         self.arriving.payloads.push(payload);
     }
 
+    /// Payload bytes of proposals taken and not answered.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Bytes that no longer wait since this was last called.
     pub(crate) fn released_bytes(&mut self) -> usize {
         std::mem::replace(&mut self.counted, self.bytes) - self.bytes
@@ -210,7 +215,7 @@ impl Group {
         }
     }
 
-    /// Hands this turn's proposals to the replica, as one. Returns how many it took.
+    /// Hands this turn's proposals to the replica, as one. Returns how many it took: the first ones, as far as it has room.
     pub(crate) fn propose(&mut self, moment: &Moment, stamp: Stamp, answers: &mut Answers) -> u64 {
         if self.arriving.tickets.is_empty() {
             return 0;
@@ -220,13 +225,17 @@ impl Group {
         match self.replica.propose(moment.now, stamp, payloads) {
             Ok(range) => self.file(range, tickets, moment, answers),
             Err(refused) => {
-                let outcome = Outcome::Refused(self.refusal(refused));
-                for (ticket, bytes) in tickets {
-                    self.bytes -= bytes;
-                    answers.push((ticket, outcome.clone()));
-                }
+                self.refuse_proposals(tickets, refused, answers);
                 0
             }
+        }
+    }
+
+    fn refuse_proposals(&mut self, tickets: Vec<(Ticket, usize)>, refused: Refused, answers: &mut Answers) {
+        let outcome = Outcome::Refused(self.refusal(refused));
+        for (ticket, bytes) in tickets {
+            self.bytes -= bytes;
+            answers.push((ticket, outcome.clone()));
         }
     }
 
@@ -514,17 +523,17 @@ impl Group {
     fn file(
         &mut self,
         range: RangeInclusive<Index>,
-        tickets: Vec<(Ticket, usize)>,
+        mut tickets: Vec<(Ticket, usize)>,
         moment: &Moment,
         answers: &mut Answers,
     ) -> u64 {
         let EntryId { term, index: last } = self.replica.last();
         let count = range.end().0 + 1 - range.start().0;
-        assert_eq!(
-            (last, count),
-            (*range.end(), tickets.len() as u64),
-            "one entry per proposal"
-        );
+        assert_eq!(last, *range.end(), "proposals come last in the log");
+        let taken = usize::try_from(count).expect("as many as tickets, at most");
+        if taken < tickets.len() {
+            self.refuse_proposals(tickets.split_off(taken), Refused::Overloaded, answers);
+        }
         // Leftovers of an earlier term at these positions.
         self.give_up_from(*range.start(), answers);
         for (index, (ticket, bytes)) in (range.start().0..).zip(tickets) {

@@ -3,7 +3,8 @@
 
 use crate::event::{Control, Event};
 use crate::limits;
-use crate::types::{Instant, Outcome, Refusal};
+use crate::shares::{Shares, is_fair, is_tight};
+use crate::types::{GroupId, Instant, Outcome, Refusal};
 use crate::wire::GroupMessage;
 use raft_core::Message;
 use std::fmt;
@@ -28,7 +29,8 @@ impl Doorbell for SilentBell {
     }
 }
 
-/// How much may wait in one inbox. Storage completions, news of snapshots and control orders are never refused: the first
+/// How much may wait in one inbox. Of reads and proposals, a group that holds most gets no more before the limit is
+/// reached: see `limits::GREED`. Storage completions, news of snapshots and control orders are never refused: the first
 /// may not get lost, of the second there are few, the third come from this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InboxLimits {
@@ -101,6 +103,7 @@ impl Inbox {
             queues.messages = 0;
             queues.message_bytes = 0;
             queues.request_bytes = 0;
+            queues.shares = None;
             queues.sleeping = false;
             queues.oldest_request.take()
         };
@@ -222,6 +225,8 @@ struct Queues {
     messages: usize,
     message_bytes: usize,
     request_bytes: usize,
+    /// Who holds how much, once that matters.
+    shares: Option<Shares>,
     sleeping: bool,
     oldest_request: Option<Instant>,
     dropped_messages: u64,
@@ -237,8 +242,12 @@ impl Queues {
         let class = class_of(&event);
         let fits = match &event {
             Event::Messages { messages, .. } => self.admit_messages(messages, &shared.limits),
-            Event::Read { query, .. } => self.admit_request(READS, query.len(), &shared.limits),
-            Event::Propose { payload, .. } => self.admit_request(PROPOSALS, payload.len(), &shared.limits),
+            Event::Read { group, query, .. } => {
+                self.admit_request(READS, *group, query.len(), &shared.limits)
+            }
+            Event::Propose { group, payload, .. } => {
+                self.admit_request(PROPOSALS, *group, payload.len(), &shared.limits)
+            }
             Event::Short(_) | Event::Unreachable(_) => self.admit_messages(&[], &shared.limits),
             Event::Storage(_) | Event::Snapshot(_) | Event::Control(_) => true,
         };
@@ -252,17 +261,31 @@ impl Queues {
         None
     }
 
-    fn admit_request(&mut self, class: usize, bytes: usize, limits: &InboxLimits) -> bool {
+    fn admit_request(&mut self, class: usize, group: GroupId, bytes: usize, limits: &InboxLimits) -> bool {
         let max = if class == READS {
             limits.reads_max
         } else {
             limits.proposals_max
         };
-        let fits = self.classes[class].len() < max && self.request_bytes + bytes <= limits.request_bytes_max;
-        if fits {
-            self.request_bytes += bytes;
+        let used = self.classes[class].len();
+        let fits = used < max && self.request_bytes + bytes <= limits.request_bytes_max;
+        let is_tight = is_tight(used, max) || is_tight(self.request_bytes, limits.request_bytes_max);
+        if !fits || (is_tight && !self.leaves_enough(class, group, max, limits)) {
+            return false;
         }
-        fits
+        self.request_bytes += bytes;
+        if let Some(shares) = &mut self.shares {
+            shares.add(group, class - READS, bytes);
+        }
+        true
+    }
+
+    /// Whether what the group holds leaves enough to the others.
+    fn leaves_enough(&mut self, class: usize, group: GroupId, max: usize, limits: &InboxLimits) -> bool {
+        let used = self.classes[class].len();
+        let share = self.shares.get_or_insert_with(|| count(&self.classes)).of(group);
+        is_fair(share.requests[class - READS], used, max)
+            && is_fair(share.bytes, self.request_bytes, limits.request_bytes_max)
     }
 
     fn admit_messages(&mut self, messages: &[GroupMessage], limits: &InboxLimits) -> bool {
@@ -279,6 +302,19 @@ impl Queues {
             false
         }
     }
+}
+
+/// Who holds how much of the requests that wait.
+fn count(classes: &Classes) -> Shares {
+    let mut shares = Shares::default();
+    for event in classes[READS].iter().chain(&classes[PROPOSALS]) {
+        match event {
+            Event::Read { group, query, .. } => shares.add(*group, 0, query.len()),
+            Event::Propose { group, payload, .. } => shares.add(*group, PROPOSALS - READS, payload.len()),
+            _ => {}
+        }
+    }
+    shares
 }
 
 fn class_of(event: &Event) -> usize {
@@ -303,9 +339,11 @@ fn refuse(event: Event, refusal: Refusal) {
     match event {
         Event::Read { ticket, .. }
         | Event::Propose { ticket, .. }
-        | Event::Control(Control::Transfer { ticket, .. } | Control::Change { ticket, .. }) => {
-            ticket.answer(Outcome::Refused(refusal))
-        }
+        | Event::Control(
+            Control::Transfer { ticket, .. }
+            | Control::Change { ticket, .. }
+            | Control::Checkpoint { ticket, .. },
+        ) => ticket.answer(Outcome::Refused(refusal)),
         // Whoever waits for a word on a snapshot sees that none will come.
         Event::Messages { .. }
         | Event::Short(_)

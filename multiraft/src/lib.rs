@@ -41,6 +41,7 @@ mod network;
 mod outbox;
 pub mod receiving;
 mod room;
+mod shares;
 mod shipping;
 pub mod snapshot;
 mod storage;

@@ -57,6 +57,9 @@ pub const WAITING_PER_GROUP_MAX: usize = 1 << 16;
 /// Most reads and proposals of all groups that a worker has taken and not answered.
 pub const WAITING_PER_WORKER_MAX: usize = 1 << 18;
 
+/// Where groups share a bound, one that holds more than this many times what is left gets no more.
+pub const GREED: usize = 4;
+
 /// Bytes of log tail that all groups of a worker keep in memory together, as a rule.
 pub const TAIL_BYTES_PER_WORKER: usize = 64 << 20;
 
@@ -89,6 +92,10 @@ const _: () = {
     );
     assert!(WAITING_PER_GROUP_MAX <= WAITING_PER_WORKER_MAX);
     assert!(INBOX_REQUEST_BYTES_MAX <= WAITING_BYTES_PER_WORKER_MAX);
+    assert!(
+        PAYLOAD_BYTES_MAX * (GREED + 1) <= WAITING_BYTES_PER_WORKER_MAX,
+        "what one flooded group leaves is room for the largest payload of another"
+    );
     assert!(
         PAYLOAD_BYTES_MAX <= INBOX_REQUEST_BYTES_MAX,
         "one request always fits into an empty inbox"

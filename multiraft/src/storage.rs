@@ -235,6 +235,9 @@ pub trait RaftStorage {
     fn fetch(&mut self, request: FetchRequest);
     /// The group's log up to here is no longer needed.
     fn truncate(&mut self, group: GroupId, index: Index);
+    /// Asks for a checkpoint soon, whatever the store's own limits say. One that has begun need not be it: who waits for
+    /// rows of its own looks at them and asks again.
+    fn want_checkpoint(&mut self) {}
     /// A checkpoint that this worker has not frozen for yet, if one is wanted. Asked at every turn boundary.
     fn cut_wanted(&mut self) -> Option<CutId>;
     /// This worker's part of the cut: called at a turn boundary, after the state machine froze its memtables.

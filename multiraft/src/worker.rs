@@ -28,6 +28,7 @@ use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
 use crate::outbox::Outbox;
 use crate::room::Allowance;
+use crate::shares::is_fair;
 use crate::shipping::Shipping;
 use crate::storage::{
     BatchId, Birth, Completion, FetchRequest, GroupWrite, LogBatch, RaftStorage, RestoredGroup,
@@ -139,6 +140,8 @@ pub struct Worker<S, N, M> {
     stopped: bool,
     allowance: Allowance,
     shipping: Shipping,
+    /// Who waits for a checkpoint.
+    wishes: Vec<Wish>,
     /// Nodes to which frames were lost, as told in this turn.
     unreachable: BTreeSet<NodeId>,
     turn: Turn,
@@ -202,6 +205,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             stopped: false,
             allowance: Allowance::default(),
             shipping: Shipping::new(snapshots_max),
+            wishes: Vec::new(),
             unreachable: BTreeSet::new(),
             turn: Turn::default(),
             samples: Samples::default(),
@@ -407,6 +411,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                 found.replica.on_checkpointed(index);
             }
         }
+        self.tell_of_checkpoints();
     }
 
     fn on_fetched(&mut self, group: GroupId, life: Life, peer: ReplicaId, entries: Vec<Entry>) {
@@ -480,7 +485,11 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         let bytes_max = self.options.waiting_bytes_max;
         let full = self.waiting >= self.options.waiting_max
             || found.waiting() >= self.options.waiting_per_group_max
-            || write.is_some_and(|(bytes, _)| self.waiting_bytes + bytes > bytes_max);
+            || !is_fair(found.waiting(), self.waiting, self.options.waiting_max)
+            || write.is_some_and(|(bytes, _)| {
+                self.waiting_bytes + bytes > bytes_max
+                    || !is_fair(found.bytes(), self.waiting_bytes, bytes_max)
+            });
         if full {
             self.counters.overloaded += 1;
             self.allowance.refusals.waiting += 1;
@@ -522,6 +531,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
                     found.replica.set_campaign_delay(delay);
                 }
             }
+            Control::Checkpoint { group, ticket } => self.want_checkpoint(group, ticket),
             Control::Truncate { group, index } => {
                 if let Some(found) = self.groups.get_mut(&group) {
                     found.replica.truncate(index);
@@ -585,6 +595,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
 
     fn stop(&mut self) {
         self.stopped = true;
+        self.tell_of_checkpoints();
         for (id, group) in &mut self.groups {
             group.dismiss(&mut self.answers);
             touch(&mut self.busy, *id, group);
@@ -877,8 +888,10 @@ fn seed_of(seed: u64, group: GroupId, replica: ReplicaId) -> u64 {
     mixed ^ (mixed >> 32)
 }
 
+mod checkpoints;
 mod snapshots;
 #[cfg(test)]
 mod tests;
 
+use checkpoints::Wish;
 pub(crate) use snapshots::Installing;

@@ -28,7 +28,7 @@ pub struct Options {
     pub inflight_bytes_max: usize,
     /// Most appends in flight to one peer.
     pub inflight_messages_max: usize,
-    /// Proposals are refused when this many bytes are uncommitted.
+    /// Proposals are refused while this many bytes are uncommitted (one entry may exceed it).
     pub uncommitted_bytes_max: usize,
     /// Entries kept in memory after they are applied and durable, in bytes; colder ones are fetched.
     pub tail_bytes_max: usize,

@@ -243,8 +243,9 @@ impl Replica {
         self.check_invariants();
     }
 
-    /// Appends one command per payload. They are decided when they come out of `Ready.committed` with this
-    /// term and index; when leadership is lost before, their outcome is unknown.
+    /// Appends one command per payload, the first ones, as far as there is room for uncommitted entries: the range is
+    /// shorter than `payloads` if the rest was refused as `Overloaded`. They are decided when they come out of
+    /// `Ready.committed` with this term and index; when leadership is lost before, their outcome is unknown.
     pub fn propose(
         &mut self,
         now: Instant,
@@ -521,6 +522,11 @@ impl Replica {
     /// The membership in force, committed or not.
     pub fn membership(&self) -> &Membership {
         self.memberships.effective()
+    }
+
+    /// The state up to here survives any crash without the log.
+    pub fn checkpointed(&self) -> Index {
+        self.marks.checkpointed
     }
 
     /// The last entry, durable or not.

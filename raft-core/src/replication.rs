@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 impl Replica {
-    /// Appends proposals of one turn, or says why not.
+    /// Appends proposals of one turn as far as there is room, or says why none.
     pub(crate) fn append_proposals(
         &mut self,
         payloads: impl ExactSizeIterator<Item = Payload>,
@@ -27,20 +27,26 @@ impl Replica {
         if leader.transfer.is_some() {
             return Err(Refused::Transferring);
         }
-        // The sum over the log itself: a counter kept beside it could leak (etcd-raft a370b6f).
+        leader.sends_due = true;
+        let first = self.log.last().index.next();
+        for payload in payloads {
+            if !self.has_room() {
+                break;
+            }
+            self.append_own(payload);
+        }
+        let last = self.log.last().index;
+        (first <= last).then_some(first..=last).ok_or(Refused::Overloaded)
+    }
+
+    /// Whether one more entry may wait for its commit, however large it is. The sum over the log itself: a counter kept
+    /// beside it could leak (etcd-raft a370b6f).
+    fn has_room(&self) -> bool {
         let since = match bugs::is_on(Bug::UncommittedBytesLeak) {
             true => self.log.truncated().index,
             false => self.marks.commit,
         };
-        if self.log.cost_after(since) >= self.options.uncommitted_bytes_max as u64 {
-            return Err(Refused::Overloaded);
-        }
-        leader.sends_due = true;
-        let first = self.log.last().index.next();
-        for payload in payloads {
-            self.append_own(payload);
-        }
-        Ok(first..=self.log.last().index)
+        self.log.cost_after(since) < self.options.uncommitted_bytes_max as u64
     }
 
     /// A leader appends entries of its own term, at the end, and never anything else (I6).

@@ -37,6 +37,10 @@ impl RaftStorage for WorkerStorage {
         }
     }
 
+    fn want_checkpoint(&mut self) {
+        self.engine.want_cut();
+    }
+
     fn cut_wanted(&mut self) -> Option<CutId> {
         self.engine.cut_wanted(self.worker)
     }

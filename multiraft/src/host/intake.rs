@@ -123,6 +123,7 @@ impl Intake {
             | Control::Transfer { group, .. }
             | Control::Change { group, .. }
             | Control::Delay { group, .. }
+            | Control::Checkpoint { group, .. }
             | Control::Truncate { group, .. } => *group,
             Control::Stop => return self.stop(),
         };

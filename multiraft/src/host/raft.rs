@@ -6,7 +6,8 @@ use crate::event::{Control, Event};
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
 use crate::storage::RaftStorage;
-use crate::types::{GroupId, NodeId, Outcome, Refusal, ReplicaId, Ticket};
+use crate::types::{GroupId, Index, NodeId, Outcome, Refusal, ReplicaId, Ticket};
+use crate::wire;
 use crate::worker::Worker;
 use bytes::Bytes;
 use raft_core::{MemberChange, ReadPolicy, Status};
@@ -206,6 +207,23 @@ impl Raft {
     /// Campaigns here and now; of use when a group is founded. Nothing happens while this replica is pledged to a leader.
     pub fn campaign(&self) {
         self.intake.order(Control::Campaign(self.group));
+    }
+
+    /// Asks for a checkpoint now. Ok: the state here survives any crash without the log up to this index, which is at
+    /// least what was applied at the call. What other members hold, too, is truncated then; so is what `truncate` names.
+    pub async fn snapshot(&self) -> Result<Index, Failure> {
+        let pending = Pending::new(1);
+        let (group, ticket) = (self.group, pending.ticket(0));
+        self.intake.order(Control::Checkpoint { group, ticket });
+        let position = only(pending.await)?;
+        Ok(wire::decode_position(&position).expect("a checkpoint is answered with its position"))
+    }
+
+    /// Lets go of the log here up to `index`, also where a member still needs it, which then needs a snapshot. What no
+    /// checkpoint holds stays until one does. `metrics` tells how far it came.
+    pub fn truncate(&self, index: Index) {
+        let group = self.group;
+        self.intake.order(Control::Truncate { group, index });
     }
 
     /// The group's state: role, term, leader, positions, membership, and at the leader each peer's progress and the time

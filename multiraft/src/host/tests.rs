@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
+mod flow;
 mod members;
 
 const NODES: u64 = 3;
@@ -35,9 +36,21 @@ fn start_with(
     options: &WorkerOptions,
     observer: Arc<dyn Observer>,
 ) -> Host {
-    let intake = Intake::new(workers, InboxLimits::default());
+    let disks = (0..workers).map(|_| MemDisk::new(SyncMode::AtOnce)).collect();
+    start_on(network, node, disks, groups, options, observer)
+}
+
+/// With a worker for each of these disks.
+fn start_on(
+    network: &MemNetwork,
+    node: u64,
+    disks: Vec<MemDisk>,
+    groups: u64,
+    options: &WorkerOptions,
+    observer: Arc<dyn Observer>,
+) -> Host {
+    let intake = Intake::new(disks.len(), InboxLimits::default());
     let link = Arc::new(network.link(NodeId(node)));
-    let disks: Vec<MemDisk> = (0..workers).map(|_| MemDisk::new(SyncMode::AtOnce)).collect();
     let mut parts = Vec::new();
     for (worker, disk) in disks.into_iter().enumerate() {
         disk.start(vec![

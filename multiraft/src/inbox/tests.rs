@@ -164,3 +164,53 @@ fn requests_are_bounded_in_bytes_too() {
     sender.push(propose(100));
     assert_eq!(inbox.drain().events.count(), 1);
 }
+
+#[test]
+fn a_flooded_group_leaves_room_for_the_others() {
+    let limits = InboxLimits {
+        proposals_max: 100,
+        ..InboxLimits::default()
+    };
+    let (mut inbox, sender) = Inbox::new(limits, Arc::new(SilentBell));
+    // How many of these proposals to a group are taken.
+    let taken = |group, count: u64| {
+        let answers = Arc::new(Answers::default());
+        sender.push_all((0..count).map(|_| Event::Propose {
+            group: GroupId(group),
+            payload: Bytes::new(),
+            ticket: ticket(&answers),
+        }));
+        count - answers.overloaded.load(Ordering::Relaxed)
+    };
+    for (flooded, other) in [(2, 3), (3, 2)] {
+        assert_eq!(taken(flooded, 200), 81, "four fifths, and one more");
+        assert_eq!(taken(other, 30), 16, "four fifths of what is left");
+        assert_eq!((taken(4, 10), taken(5, 1)), (3, 0), "and so on, until it is full");
+        assert_eq!(inbox.drain().events.count(), 100);
+    }
+    let many: u64 = (0..100).map(|group| taken(group, 1)).sum();
+    assert_eq!(many, 100, "many groups fill it together");
+}
+
+#[test]
+fn a_group_with_large_requests_leaves_bytes_for_the_others() {
+    let limits = InboxLimits {
+        request_bytes_max: 1000,
+        ..InboxLimits::default()
+    };
+    let (mut inbox, sender) = Inbox::new(limits, Arc::new(SilentBell));
+    let (flood, other) = (Arc::new(Answers::default()), Arc::new(Answers::default()));
+    let read_of = |group, bytes, answers: &Arc<Answers>| {
+        sender.push(Event::Read {
+            policy: ReadPolicy::Confirmed,
+            group: GroupId(group),
+            query: Bytes::from(vec![0; bytes]),
+            ticket: ticket(answers),
+        });
+    };
+    (0..100).for_each(|_| read_of(2, 50, &flood));
+    read_of(3, 100, &other);
+    assert_eq!(other.overloaded.load(Ordering::Relaxed), 0);
+    assert_eq!(flood.overloaded.load(Ordering::Relaxed), 100 - 17);
+    assert_eq!(inbox.drain().events.count(), 17 + 1);
+}

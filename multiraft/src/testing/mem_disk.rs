@@ -51,6 +51,7 @@ impl MemDisk {
             stagings: 0,
             queue: VecDeque::new(),
             fetches: VecDeque::new(),
+            holds_fetches: false,
             cut: None,
             cuts: 0,
             room: Room::UNBOUNDED,
@@ -97,6 +98,16 @@ impl MemDisk {
             }
         }
         found
+    }
+
+    /// Whether fetches wait from now on, as behind a slow disk. What waits is answered by the next sync after that.
+    pub fn hold_fetches(&self, is_held: bool) {
+        self.lock().holds_fetches = is_held;
+    }
+
+    /// Fetches that wait.
+    pub fn fetches(&self) -> usize {
+        self.lock().fetches.len()
     }
 
     /// Batches and fetches that wait.
@@ -226,6 +237,14 @@ impl RaftStorage for MemStorage {
         );
         if let Some(log) = disk.logs.get_mut(&group) {
             log.truncate(index);
+        }
+    }
+
+    fn want_checkpoint(&mut self) {
+        if self.disk.want_checkpoint() {
+            let sinks = self.disk.lock().sinks.clone();
+            let wake = || Completion::Checkpointed { rows: Vec::new() };
+            sinks.iter().for_each(|sink| sink.complete(wake()));
         }
     }
 
@@ -365,6 +384,7 @@ struct Disk {
     stagings: u64,
     queue: VecDeque<(usize, LogBatch)>,
     fetches: VecDeque<(usize, FetchRequest)>,
+    holds_fetches: bool,
     cut: Option<Cut>,
     cuts: u64,
     room: Room,
@@ -396,6 +416,9 @@ impl Disk {
     fn sync_one(&mut self) -> Option<Done> {
         if let Some((worker, batch)) = self.queue.pop_front() {
             return Some((Arc::clone(&self.sinks[worker]), self.write(batch)));
+        }
+        if self.holds_fetches {
+            return None;
         }
         let (worker, request) = self.fetches.pop_front()?;
         Some((Arc::clone(&self.sinks[worker]), vec![self.read(request)]))

@@ -691,6 +691,104 @@ fn too_many_bytes_waiting_are_refused_until_some_are_answered() {
 }
 
 #[test]
+fn a_stalled_group_holds_no_more_than_its_limit_and_leaves_the_others_theirs() {
+    let mut trio = Trio::with_options(
+        2,
+        WorkerOptions {
+            waiting_max: 50,
+            replica: Options {
+                uncommitted_bytes_max: 2000,
+                ..Options::default()
+            },
+            ..WorkerOptions::default()
+        },
+    );
+    trio.lead(0, 2);
+    let payload = || Bytes::from(vec![0; 68]); // 100 bytes each, as the log counts
+    let stalled: Vec<u64> = (0..30).map(|_| trio.propose(0, GROUP, payload())).collect();
+    trio.turn(0);
+    let overloaded = |trio: &Trio, tickets: &[u64]| {
+        let is_refused = |ticket: &&u64| trio.outcome(**ticket) == refused(Refusal::Overloaded);
+        tickets.iter().filter(is_refused).count()
+    };
+    assert_eq!(
+        overloaded(&trio, &stalled),
+        10,
+        "a batch is taken as far as it fits"
+    );
+    assert_eq!(overloaded(&trio, &stalled[..20]), 0, "the first ones are");
+    let more = [trio.propose(0, GROUP, payload())];
+    trio.turn(0);
+    assert_eq!(overloaded(&trio, &more), 1, "nothing was committed");
+
+    // Reads have no such limit: they come until the others would get nothing.
+    let reads: Vec<u64> = (0..50).map(|_| trio.read(0, GROUP, b"")).collect();
+    let others: Vec<u64> = (0..5).map(|_| trio.propose(0, GroupId(2), payload())).collect();
+    trio.turn(0);
+    assert_eq!(
+        overloaded(&trio, &reads),
+        50 - 21,
+        "41 of 50 are taken, 20 of them proposals"
+    );
+    assert_eq!(overloaded(&trio, &others), 0);
+    trio.settle();
+    assert!(others.iter().all(|ticket| trio.outcome(*ticket) == answered(0)));
+    assert!(
+        stalled[..20]
+            .iter()
+            .all(|ticket| trio.outcome(*ticket) == answered(0))
+    );
+    assert_eq!(
+        (
+            trio.nodes[0].worker.waiting(),
+            trio.nodes[0].worker.waiting_bytes()
+        ),
+        (0, 0)
+    );
+}
+
+#[test]
+fn a_checkpoint_asked_for_is_answered_when_it_holds_what_was_applied() {
+    let mut trio = Trio::led_by_first(1);
+    let ask = |trio: &mut Trio, group| {
+        let ticket = trio.ticket();
+        let number = ticket.number;
+        let order = Control::Checkpoint { group, ticket };
+        trio.nodes[0].sender.push(Event::Control(order));
+        number
+    };
+    let at = |index: u64| Some(Outcome::Answered(Bytes::copy_from_slice(&index.to_le_bytes())));
+    trio.propose(0, GROUP, Tally::add(1));
+    trio.settle();
+    let first = ask(&mut trio, GROUP);
+    trio.turn(0);
+    // It froze for the first wish; what is applied now needs another checkpoint.
+    trio.propose(0, GROUP, Tally::add(1));
+    trio.settle();
+    let second = ask(&mut trio, GROUP);
+    trio.turn(0);
+    assert_eq!((trio.outcome(first), trio.outcome(second)), (None, None));
+    assert!(trio.nodes[0].disk.commit_checkpoint());
+    trio.settle();
+    assert_eq!((trio.outcome(first), trio.outcome(second)), (at(2), None));
+    assert!(trio.nodes[0].disk.commit_checkpoint(), "it was asked for again");
+    trio.settle();
+    assert_eq!(trio.outcome(second), at(3));
+    let again = ask(&mut trio, GROUP);
+    let nobody = ask(&mut trio, GroupId(9));
+    trio.turn(0);
+    assert_eq!(trio.outcome(again), at(3), "there is nothing to write");
+    assert!(!trio.nodes[0].disk.commit_checkpoint());
+    assert_eq!(trio.outcome(nobody), refused(Refusal::NoSuchGroup));
+    trio.propose(0, GROUP, Tally::add(1));
+    trio.settle();
+    let stopped = ask(&mut trio, GROUP);
+    trio.nodes[0].sender.push(Event::Control(Control::Stop));
+    trio.turn(0);
+    assert_eq!(trio.outcome(stopped), refused(Refusal::Stopping));
+}
+
+#[test]
 fn a_turn_without_events_touches_nothing() {
     let mut trio = Trio::led_by_first(10);
     let before = trio.counters(1);

@@ -38,6 +38,10 @@ impl RaftStorage for FollowedStorage {
         self.log.truncate(group, index);
     }
 
+    fn want_checkpoint(&mut self) {
+        self.log.want_checkpoint();
+    }
+
     fn cut_wanted(&mut self) -> Option<CutId> {
         self.log.cut_wanted()
     }

@@ -139,7 +139,17 @@ impl Cluster {
 
     /// Proposes one command per payload.
     pub fn propose(&mut self, id: ReplicaId, payloads: Vec<Bytes>) {
+        let wanted = payloads.len() as u64;
         let result = self.input(id, |replica, now| replica.propose(now, Stamp(0), payloads));
+        if let Some(Ok(range)) = &result {
+            let left = wanted - (range.end().0 + 1 - range.start().0);
+            if left > 0 {
+                self.tell(format_args!(
+                    "{id} refuses the last {left}: {}",
+                    Refused::Overloaded
+                ));
+            }
+        }
         self.tell_refusal(id, "proposal", result.and_then(Result::err));
     }
 
