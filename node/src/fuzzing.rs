@@ -6,7 +6,7 @@ use crate::kv::answer::Page;
 use crate::kv::record::Record;
 use crate::kv::{
     Answer, Applier, Command, Condition, Expect, ExpireCondition, Failure, Lifetime, Operation, Query, Scan,
-    Slice, evaluate,
+    Slice, Step, Watched, evaluate,
 };
 use bytes::Bytes;
 use multiraft::{GroupId, NodeId, Queried, ReplicaId, Stamp};
@@ -174,11 +174,31 @@ pub fn command_seeds() -> Vec<Vec<u8>> {
             operations: vec![Operation::Put(key, value), Operation::Delete(key)],
         },
         Command::Flush,
+        Command::Rename {
+            key,
+            to: Slice(b"soon"),
+            absent: false,
+        },
+        transaction(Some(2)),
+        transaction(None),
     ];
     commands
         .into_iter()
         .map(|command| command.encode().to_vec())
         .collect()
+}
+
+/// Steps of both kinds behind a watched key.
+fn transaction(version: Option<u64>) -> Command<'static> {
+    const ADD: &[u8] = &[1, 6, 1, b'n', 6];
+    const GET: &[u8] = &[1, 0, 1, b'n'];
+    Command::Transaction {
+        watched: vec![Watched {
+            key: Slice(b"key"),
+            version,
+        }],
+        steps: vec![Step::Write(Slice(ADD)), Step::Read(Slice(GET))],
+    }
 }
 
 /// Queries: one of each kind.
@@ -203,6 +223,9 @@ pub fn query_seeds() -> Vec<Vec<u8>> {
             values: true,
         }),
         Query::Count,
+        Query::Versions {
+            keys: vec![key, Slice(b"soon")],
+        },
     ];
     queries.into_iter().map(|query| query.encode().to_vec()).collect()
 }
@@ -236,6 +259,7 @@ pub fn answer_seeds() -> Vec<Vec<u8>> {
         Answer::Mismatch { version: None },
         Answer::Mismatch { version: Some(4) },
         Answer::Failed(Failure::NotInteger),
+        Answer::Many(vec![Answer::Done, record(None), Answer::Nil]),
     ];
     answers
         .into_iter()

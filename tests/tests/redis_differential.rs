@@ -240,6 +240,109 @@ fn one_command_cannot_write_over_several_tags() {
     }
 }
 
+/// What two connections, `a` and `b`, say in turn.
+const CONVERSATION: &str = "
+    a EXEC / a DISCARD / a UNWATCH / a MULTI / a MULTI / a EXEC / a MULTI / a WATCH {t}1 / a DISCARD
+    a MULTI / a SET {t}1 x / a GET {t}1 / b GET {t}1 / a INCR {t}1 / a STRLEN {t}1 / a PING / a PING me / a EXEC / b GET {t}1
+    a MULTI / a SET {t}1 / a SET {t}1 y / a EXEC / a GET {t}1 / a MULTI / a NOSUCH x / a EXEC
+    a MULTI / a EXPIRE {t}1 1 NX XX / a SET {t}1 1 EX 0 / a DEL {t}1 {t}2 {t}1 / a MGET {t}1 {t}2 / a EXISTS {t}1 {t}1 / a EXEC
+    a WATCH {t}1 {t}2 / b SET {t}2 2 / a MULTI / a SET {t}1 3 / a EXEC / a GET {t}1 / a MULTI / a SET {t}1 3 / a EXEC
+    a WATCH {t}1 / a SET {t}1 own / a MULTI / a GET {t}1 / a EXEC / a WATCH {t}1 / b DEL {t}1 / a UNWATCH / a MULTI / a EXEC
+    a WATCH {t}1 / b SET {t}1 4 / a DISCARD / a MULTI / a DISCARD / a MULTI / a GET {t}1 / a EXEC
+    a WATCH {t}9 / b SET {t}9 4 / a MULTI / a EXEC / a WATCH {t}9 / b GET {t}9 / a MULTI / a EXEC
+    a RENAME {t}9 {t}8 / a GET {t}8 / a RENAME {t}9 {t}8 / a RENAMENX {t}8 {t}1 / a RENAMENX {t}8 {t}7 / a RENAME {t}7 {t}7
+    a RENAMENX {t}7 {t}7 / a RENAMENX {t}9 {t}7 / a SET {t}7 v EX 900 / a RENAME {t}7 {t}1 / b TTL {t}1 / b EXISTS {t}7
+    a MULTI / a RENAME {t}1 {t}2 / a RENAME {t}1 {t}2 / a RENAMENX {t}2 {t}3 / a GETDEL {t}3 / a MSET {t}1 1 {t}2 2 / a EXEC
+    a WATCH {t}1 / a MULTI / b INCR {t}1 / a RESET / a EXEC / a MULTI / a ECHO x / a SELECT 0 / a UNWATCH / a EXEC
+";
+
+#[test]
+fn transactions_answer_as_in_redis() {
+    let (redis, ours) = (Redis::start(), Ours::start());
+    for protocol in ["2", "3"] {
+        let mut pairs = [Pair::connect(&redis, &ours), Pair::connect(&redis, &ours)];
+        pairs[0].both(&[words(&["FLUSHALL"])]);
+        for pair in &mut pairs {
+            pair.both(&[words(&["HELLO", protocol])]);
+        }
+        for line in CONVERSATION.lines().flat_map(|line| line.split(" / ")) {
+            let Some((who, command)) = line.trim().split_once(' ') else {
+                continue;
+            };
+            let command = words(&command.split(' ').collect::<Vec<_>>());
+            pairs[usize::from(who == "b")].both(&[command]);
+        }
+        pairs[1].compare_walks();
+    }
+}
+
+/// Random commands of transactions, on two connections. Nothing that exists is removed outside of a transaction: a key that
+/// was absent when it was watched and is absent again is the one thing on which we differ.
+#[test]
+fn random_transactions_answer_as_in_redis() {
+    const ROUNDS: usize = 6_000;
+    let seed = std::env::var("FLOTILLA_SEED").map_or(SEED, |seed| seed.parse().expect("a number"));
+    println!("FLOTILLA_SEED={seed}");
+    let (redis, ours) = (Redis::start(), Ours::start());
+    let mut pairs = [Pair::connect(&redis, &ours), Pair::connect(&redis, &ours)];
+    pairs[0].both(&[words(&["FLUSHALL"])]);
+    let mut generator = Generator::new(seed);
+    let mut voided = 0;
+    for _ in 0..ROUNDS {
+        let mut batch = Vec::new();
+        if generator.one_in(3) {
+            pairs[0].both(&[generator.watch()]);
+        }
+        if generator.one_in(3) {
+            pairs[1].both(&[generator.step(false)]);
+        }
+        batch.push(words(&["MULTI"]));
+        batch.extend((0..generator.below(6)).map(|_| generator.step(true)));
+        batch.push(words(&[generator.pick(&["EXEC", "EXEC", "EXEC", "DISCARD"])]));
+        pairs[0].both(&batch);
+        voided += usize::from(pairs[0].last == b"*-1\r\n");
+    }
+    pairs[1].compare_walks();
+    assert!(voided > ROUNDS / 100, "only {voided} transactions met a change");
+}
+
+#[test]
+fn a_transaction_stays_in_one_range() {
+    let ours = Ours::start();
+    let mut client = ours.connect();
+    let conversation = [
+        ("MULTI", "+OK"),
+        ("SET {t}1 x", "+QUEUED"),
+        ("SET b 1", "-CROSSRANGE "),
+        ("EXEC", "-EXECABORT "),
+        ("EXISTS {t}1", ":0"),
+        ("MULTI", "+OK"),
+        ("DBSIZE", "-CROSSRANGE "),
+        ("KEYS *", "-CROSSRANGE "),
+        ("EXEC", "-EXECABORT "),
+        ("WATCH {t}1", "+OK"),
+        ("WATCH {t}2 z", "-CROSSRANGE "),
+        ("WATCH z", "-CROSSRANGE "),
+        ("MULTI", "+OK"),
+        ("GET z", "-CROSSRANGE "),
+        ("EXEC", "-EXECABORT "),
+        ("MULTI", "+OK"),
+        ("SET b 1", "+QUEUED"),
+        ("GET b", "+QUEUED"),
+        ("EXEC", "*2\r\n+OK\r\n$1\r\n1"),
+        ("RENAME b c", "-CROSSRANGE "),
+    ];
+    for (line, expected) in conversation {
+        client.send(&[words(&line.split(' ').collect::<Vec<_>>())]);
+        let reply = client.reply();
+        assert!(
+            reply.starts_with(expected.as_bytes()),
+            "{line}: {}",
+            escaped(&reply)
+        );
+    }
+}
+
 /// A redis-server of our own; ended with this value. On a socket in its own directory: a port could be another's.
 struct Redis {
     process: Child,
@@ -347,6 +450,8 @@ struct Pair {
     history: Vec<Words>,
     compared: usize,
     excepted: usize,
+    /// Our latest reply.
+    last: Vec<u8>,
 }
 
 #[derive(Deserialize)]
@@ -381,6 +486,7 @@ impl Pair {
             history: Vec::new(),
             compared: 0,
             excepted: 0,
+            last: Vec::new(),
         }
     }
 
@@ -392,6 +498,7 @@ impl Pair {
             self.history.push(command.clone());
             let (theirs, ours) = (self.redis.reply(), self.ours.reply());
             self.compare(command, &theirs, &ours);
+            self.last = ours;
         }
     }
 
@@ -684,6 +791,35 @@ impl Generator {
             6 => self.many(),
             _ => self.other(),
         }
+    }
+
+    fn watch(&mut self) -> Words {
+        let keys = (0..=self.below(2)).map(|_| self.tagged());
+        [b"WATCH".to_vec()].into_iter().chain(keys).collect()
+    }
+
+    fn tagged(&mut self) -> Vec<u8> {
+        self.pick(&["{t}1", "{t}2", "{t}3", "{t}4", "{t}5"])
+            .as_bytes()
+            .to_vec()
+    }
+
+    /// A command that may be part of a transaction; now and then one that spoils it.
+    fn step(&mut self, may_remove: bool) -> Words {
+        let name = match may_remove {
+            true if self.one_in(4) => self.pick(&["DEL", "GETDEL", "RENAME", "RENAMENX", "UNLINK"]),
+            true if self.one_in(40) => self.pick(&["NOSUCH", "WATCH", "MULTI", "PING", "UNWATCH"]),
+            _ => self.pick(&[
+                "SET", "SETNX", "GET", "INCR", "APPEND", "GETSET", "MGET", "EXISTS", "STRLEN",
+            ]),
+        };
+        let arguments = match name {
+            "SET" | "SETNX" | "APPEND" | "GETSET" => vec![self.tagged(), self.value()],
+            "RENAME" | "RENAMENX" | "MGET" => vec![self.tagged(), self.tagged()],
+            "MULTI" | "PING" | "UNWATCH" => vec![],
+            _ => vec![self.tagged()],
+        };
+        [name.as_bytes().to_vec()].into_iter().chain(arguments).collect()
     }
 
     fn key(&mut self) -> Vec<u8> {

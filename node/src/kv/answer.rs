@@ -35,6 +35,8 @@ pub enum Answer {
     },
     /// The command was refused and changed nothing.
     Failed(Failure),
+    /// The answers of a transaction's steps.
+    Many(Vec<Answer>),
 }
 
 /// Part of a scan.
@@ -107,6 +109,7 @@ const PAGE: u8 = 0x07;
 const EXPIRY: u8 = 0x08;
 const MISMATCH: u8 = 0x09;
 const FAILED: u8 = 0x0a;
+const MANY: u8 = 0x0b;
 /// Marks an absent value or key where a length would stand.
 const NONE: u32 = u32::MAX;
 
@@ -179,6 +182,18 @@ pub(crate) fn values(values: &[Option<Bytes>]) -> Bytes {
     bytes.freeze()
 }
 
+/// `Many`.
+pub(crate) fn many(answers: &[Bytes]) -> Bytes {
+    let size: usize = answers.iter().map(|answer| 4 + answer.len()).sum();
+    let mut bytes = BytesMut::with_capacity(5 + size);
+    bytes.put_u8(MANY);
+    bytes.put_u32_le(u32::try_from(answers.len()).expect("as many as steps in a command"));
+    for answer in answers {
+        put_block(&mut bytes, Some(answer));
+    }
+    bytes.freeze()
+}
+
 /// `Page`.
 pub(crate) fn page(page: &Page) -> Bytes {
     let mut bytes = BytesMut::with_capacity(64 + page.rows.len() * 32);
@@ -237,6 +252,7 @@ impl Answer {
                 version: bytes.try_get_u64_le().ok(),
             },
             FAILED => Answer::Failed(Failure::from_code(bytes.try_get_u8().ok()?)?),
+            MANY => Answer::Many(read_many(&mut bytes)?),
             _ => return None,
         };
         bytes.is_empty().then_some(answer)
@@ -255,6 +271,7 @@ impl Answer {
             Answer::Expiry { deadline, stamp } => expiry(*deadline, *stamp),
             Answer::Mismatch { version } => mismatch(*version),
             Answer::Failed(failure) => failed(*failure),
+            Answer::Many(answers) => many(&answers.iter().map(Answer::encode).collect::<Vec<_>>()),
         }
     }
 }
@@ -262,6 +279,16 @@ impl Answer {
 fn read_values(bytes: &mut Bytes) -> Option<Vec<Option<Bytes>>> {
     let count = bytes.try_get_u32_le().ok()?;
     (0..count).map(|_| get_block(bytes)).collect()
+}
+
+/// No step is a transaction: its answer holds no other's.
+fn read_many(bytes: &mut Bytes) -> Option<Vec<Answer>> {
+    let count = bytes.try_get_u32_le().ok()?;
+    let answers = (0..count).map(|_| {
+        let answer = get_block(bytes)??;
+        (answer.first() != Some(&MANY)).then(|| Answer::decode(answer))?
+    });
+    answers.collect()
 }
 
 fn read_page(bytes: &mut Bytes) -> Option<Page> {

@@ -19,8 +19,8 @@ use std::ops::ControlFlow;
 
 /// Applies one batch of entries of one group. The group's counters are read once and written once.
 pub struct Applier<'s, S: State + ?Sized> {
-    state: &'s mut S,
-    counters: Counters,
+    pub(super) state: &'s mut S,
+    pub(super) counters: Counters,
     loaded: Counters,
     span: Span<'s>,
 }
@@ -67,7 +67,7 @@ impl<'s, S: State + ?Sized> Applier<'s, S> {
         self.counters.next_expiry()
     }
 
-    fn run(&mut self, command: &Command<'_>) -> Result<Bytes, Failure> {
+    pub(super) fn run(&mut self, command: &Command<'_>) -> Result<Bytes, Failure> {
         match command {
             Command::Put { key, value } => self.put(key.0, value.0),
             Command::Set {
@@ -116,6 +116,8 @@ impl<'s, S: State + ?Sized> Applier<'s, S> {
             } => self.compare_and_set(key.0, expect, value.map(|value| value.0), *lifetime),
             Command::Batch { operations } => self.batch(operations),
             Command::Flush => Ok(self.flush()),
+            Command::Transaction { watched, steps } => self.transaction(watched, steps),
+            Command::Rename { key, to, absent } => Ok(self.rename(key.0, to.0, *absent)),
         }
     }
 
@@ -309,6 +311,22 @@ impl<'s, S: State + ?Sized> Applier<'s, S> {
         Ok(answer::done())
     }
 
+    fn rename(&mut self, key: &[u8], to: &[u8], absent: bool) -> Bytes {
+        let found = self.find(key);
+        let Some(old) = &found.live else {
+            return answer::nil();
+        };
+        let target = self.find(to);
+        if absent && target.live.is_some() {
+            return answer::integer(0);
+        }
+        if key != to {
+            self.remove(&found);
+            self.write(&target, old.deadline, &[&old.value]);
+        }
+        answer::integer(1)
+    }
+
     fn flush(&mut self) -> Bytes {
         let (start, end) = user_rows();
         let mut rows = Vec::new();
@@ -351,6 +369,11 @@ impl<'s, S: State + ?Sized> Applier<'s, S> {
             self.counters.version += 1;
         }
         self.counters.next_expiry = next;
+    }
+
+    /// The version of a key that exists.
+    pub(super) fn version(&self, key: &[u8]) -> Option<u64> {
+        self.find(key).live.map(|live| live.version)
     }
 
     fn find(&self, key: &[u8]) -> Found {

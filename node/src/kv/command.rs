@@ -1,6 +1,7 @@
 //! The writes a group's log carries: types and their encoding. What they do is in `apply.rs`.
 //! All keys of one command belong to one group; the proposer sees to that, apply checks nothing but sizes.
 
+use super::transaction::{Step, Watched};
 use bytes::Bytes;
 use serde::de::{Error, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -151,6 +152,23 @@ pub enum Command<'a> {
     },
     /// Removes up to `limits::FLUSH_KEYS_MAX` keys. Answers `Integer`: how many are left; repeat until 0.
     Flush,
+    /// Takes steps with nothing in between, if no watched key has changed. Answers `Many`, one answer a step; `Nil` if one
+    /// has.
+    Transaction {
+        /// What must be as it was.
+        watched: Vec<Watched<'a>>,
+        /// In this order.
+        steps: Vec<Step<'a>>,
+    },
+    /// Moves a value with its deadline. Answers `Integer`: 1, or 0 if `absent` held it back; `Nil`: there is no such key.
+    Rename {
+        /// From here.
+        key: Slice<'a>,
+        /// To here; what was there is gone.
+        to: Slice<'a>,
+        /// Only if there is nothing.
+        absent: bool,
+    },
 }
 
 /// When `Set` writes.
@@ -246,11 +264,16 @@ impl<'a> Command<'a> {
             | Command::Append { key, .. }
             | Command::SetRange { key, .. }
             | Command::Expire { key, .. }
-            | Command::CompareAndSet { key, .. } => key,
+            | Command::CompareAndSet { key, .. }
+            | Command::Rename { key, .. } => key,
             Command::Delete { keys } => keys.first()?,
             Command::PutMany { pairs, .. } => &pairs.first()?.0,
             Command::Batch { operations } => match operations.first()? {
                 Operation::Put(key, _) | Operation::Delete(key) => key,
+            },
+            Command::Transaction { watched, steps } => match watched.first() {
+                Some(one) => &one.key,
+                None => return steps.first()?.routing_key(),
             },
             Command::Flush => return None,
         };
@@ -265,6 +288,7 @@ impl<'a> Command<'a> {
                 | Command::Set { key, value, .. }
                 | Command::Append { key, value, .. }
                 | Command::SetRange { key, value, .. } => key.0.len() + value.0.len(),
+                Command::Transaction { steps, .. } => steps.iter().map(|step| 4 + step.len()).sum(),
                 _ => self.routing_key().map_or(0, <[u8]>::len),
             }
     }

@@ -1,7 +1,8 @@
 //! By how much a command may let the state grow, from its bytes alone: what decides who is refused when space is short.
 //! Looks at the kind of the command and decodes only those of which the kind does not tell.
 
-use super::command::{Command, FORMAT, Operation};
+use super::command::{Command, FORMAT, Operation, Slice};
+use super::transaction::Step;
 
 /// What a deadline adds to a row, and to the index of deadlines. Not counted as growth: it is small, and setting one is
 /// a way to free space.
@@ -9,6 +10,7 @@ const NONE: u64 = 0;
 
 /// The variants of `Command` that are looked at without decoding; the encoding begins with their number.
 const SET_RANGE: u8 = 9;
+const TRANSACTION: u8 = 14;
 
 /// Bytes by which applying `payload` may let the state grow, at most, besides what every row takes; 0 for what only
 /// removes or sets deadlines. Overwriting counts as growth: what it replaces is not known here.
@@ -17,8 +19,8 @@ pub fn growth(payload: &[u8]) -> u64 {
     match payload {
         // Put, Set, PutMany, Add, AddFloat, Append
         [FORMAT, 0 | 1 | 5..=8, ..] => whole,
-        // Delete, Take, Touch, Expire, Flush
-        [FORMAT, 2..=4 | 10 | 13, ..] => NONE,
+        // Delete, Take, Touch, Expire, Flush, Rename
+        [FORMAT, 2..=4 | 10 | 13 | 15, ..] => NONE,
         [FORMAT, SET_RANGE, ..] => match Command::decode(payload) {
             Ok(Command::SetRange {
                 offset, bytes_max, ..
@@ -28,10 +30,22 @@ pub fn growth(payload: &[u8]) -> u64 {
         [FORMAT, ..] => match Command::decode(payload) {
             Ok(Command::CompareAndSet { value: None, .. }) | Err(_) => NONE,
             Ok(Command::Batch { operations }) if !operations.iter().any(puts) => NONE,
+            Ok(Command::Transaction { steps, .. }) => steps.iter().map(growth_of_step).sum(),
             Ok(_) => whole,
         },
         _ => NONE,
     }
+}
+
+fn growth_of_step(step: &Step<'_>) -> u64 {
+    match step {
+        Step::Write(Slice(command)) if !is_transaction(command) => growth(command),
+        Step::Write(_) | Step::Read(_) => NONE, // a transaction within one is refused when it is applied
+    }
+}
+
+fn is_transaction(command: &[u8]) -> bool {
+    matches!(command, [FORMAT, TRANSACTION, ..])
 }
 
 fn puts(operation: &Operation<'_>) -> bool {
@@ -41,7 +55,7 @@ fn puts(operation: &Operation<'_>) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kv::{Condition, Expect, ExpireCondition, Lifetime, Slice};
+    use crate::kv::{Condition, Expect, ExpireCondition, Lifetime};
 
     const KEY: Slice<'_> = Slice(b"key");
     const VALUE: Slice<'_> = Slice(b"value");

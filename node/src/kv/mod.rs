@@ -17,6 +17,7 @@ pub mod record;
 pub mod span;
 pub mod state;
 pub mod tag;
+pub mod transaction;
 
 pub use answer::{Answer, Failure};
 pub use apply::Applier;
@@ -26,6 +27,7 @@ pub use query::{Query, Scan, evaluate, evaluate_within};
 pub use span::Span;
 pub use state::{State, clock, next_expiry};
 pub use tag::tag;
+pub use transaction::{Step, Watched};
 
 #[cfg(test)]
 mod tests;

@@ -54,6 +54,11 @@ pub enum Query<'a> {
     Scan(Scan<'a>),
     /// Answers `Integer`: the keys of this group; those past their deadline but not yet purged count.
     Count,
+    /// Answers `Values`: the version of each key, eight bytes, little-endian.
+    Versions {
+        /// The keys.
+        keys: Vec<Slice<'a>>,
+    },
 }
 
 /// What to scan. Looks at no more than `limits::SCAN_EXAMINED_MAX` keys and ends after `limits::SCAN_BYTES_MAX`.
@@ -89,7 +94,9 @@ impl<'a> Query<'a> {
             Query::Get { key } | Query::Length { key } | Query::Range { key, .. } | Query::Expiry { key } => {
                 Some(key.0)
             }
-            Query::GetMany { keys } | Query::Exists { keys } => keys.first().map(|key| key.0),
+            Query::GetMany { keys } | Query::Exists { keys } | Query::Versions { keys } => {
+                keys.first().map(|key| key.0)
+            }
             Query::Scan(_) | Query::Count => None,
         }
     }
@@ -117,6 +124,16 @@ pub fn evaluate_within<S: State + ?Sized>(state: &S, query: &[u8], stamp: Stamp,
     match reader.answer(&query, &counters) {
         Ok(answer) => Queried::Answer(answer),
         Err(AdvanceClock) => Queried::AdvanceClock,
+    }
+}
+
+/// Evaluates a query at the group's clock, which decides of every key whether it exists.
+pub(crate) fn evaluate_now<S: State + ?Sized>(state: &S, query: &Query<'_>, counters: &Counters) -> Bytes {
+    let (clock, stamp) = (counters.clock, counters.clock);
+    let reader = Reader { state, clock, stamp };
+    match reader.answer(query, counters) {
+        Ok(answer) => answer,
+        Err(AdvanceClock) => unreachable!("no deadline lies between the clock and itself"),
     }
 }
 
@@ -154,6 +171,7 @@ impl<S: State + ?Sized> Reader<'_, S> {
             },
             Query::Scan(scan) => answer::page(&self.scan(scan)?),
             Query::Count => answer::integer(counters.keys.cast_signed()),
+            Query::Versions { keys } => answer::values(&self.versions(keys)?),
         })
     }
 
@@ -181,6 +199,13 @@ impl<S: State + ?Sized> Reader<'_, S> {
     fn get_many(&self, keys: &[Slice<'_>]) -> Result<Vec<Option<Bytes>>, AdvanceClock> {
         keys.iter()
             .map(|key| Ok(self.row(key.0)?.map(|(_, record)| record.value)))
+            .collect()
+    }
+
+    fn versions(&self, keys: &[Slice<'_>]) -> Result<Vec<Option<Bytes>>, AdvanceClock> {
+        let version = |record: Record| Bytes::copy_from_slice(&record.version.to_le_bytes());
+        keys.iter()
+            .map(|key| Ok(self.row(key.0)?.map(|(_, record)| version(record))))
             .collect()
     }
 

@@ -33,6 +33,11 @@ impl Span<'_> {
             Command::Batch { operations } => operations.iter().all(|operation| match operation {
                 Operation::Put(key, _) | Operation::Delete(key) => self.contains(key.0),
             }),
+            Command::Rename { key, to, .. } => self.contains(key.0) && self.contains(to.0),
+            Command::Transaction { watched, steps } => {
+                watched.iter().all(|one| self.contains(one.key.0))
+                    && steps.iter().all(|step| step.is_within(*self))
+            }
             _ => command.routing_key().is_none_or(|key| self.contains(key)),
         }
     }
@@ -40,7 +45,9 @@ impl Span<'_> {
     /// True when every key that the query names is in this span. Scans and counts see only the group's own keys.
     pub(crate) fn holds_query(&self, query: &Query<'_>) -> bool {
         match query {
-            Query::GetMany { keys } | Query::Exists { keys } => keys.iter().all(|key| self.contains(key.0)),
+            Query::GetMany { keys } | Query::Exists { keys } | Query::Versions { keys } => {
+                keys.iter().all(|key| self.contains(key.0))
+            }
             _ => query.routing_key().is_none_or(|key| self.contains(key)),
         }
     }

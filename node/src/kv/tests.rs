@@ -53,6 +53,170 @@ fn get(rows: &Rows, stamp: u64, name: &str) -> Option<Option<String>> {
     }
 }
 
+fn versions(rows: &Rows, stamp: u64, names: &[&str]) -> Vec<Option<u64>> {
+    let keys = names.iter().map(|name| key(name)).collect();
+    match ask(rows, stamp, Query::Versions { keys }) {
+        Some(Answer::Values(values)) => values
+            .into_iter()
+            .map(|value| Some(u64::from_le_bytes(value?[..].try_into().unwrap())))
+            .collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Adds one to `n` and reads it, if `watched` is as it was.
+fn counted(rows: &mut Rows, stamp: u64, watched: &str, version: Option<u64>) -> Answer {
+    let add = Command::Add {
+        key: key("n"),
+        delta: 1,
+    }
+    .encode();
+    let read = Query::Get { key: key("n") }.encode();
+    let watched = vec![Watched {
+        key: key(watched),
+        version,
+    }];
+    let steps = vec![Step::Write(Slice(&add)), Step::Read(Slice(&read))];
+    apply(rows, stamp, Command::Transaction { watched, steps })
+}
+
+#[test]
+fn a_transaction_does_all_of_it_or_nothing() {
+    let mut rows = Rows::new();
+    apply(&mut rows, 1, put("w", "1"));
+    let seen = versions(&rows, 1, &["w", "absent"]);
+    assert!(seen[0].is_some() && seen[1].is_none());
+    let Answer::Many(answers) = counted(&mut rows, 2, "w", seen[0]) else {
+        panic!("nothing was changed");
+    };
+    assert_eq!(answers[0], Answer::Integer(1));
+    assert!(
+        matches!(&answers[1], Answer::Record(record) if record.value == "1"),
+        "a step sees those before it"
+    );
+    apply(&mut rows, 3, put("w", "1"));
+    assert_eq!(
+        counted(&mut rows, 4, "w", seen[0]),
+        Answer::Nil,
+        "written, though with the same value"
+    );
+    assert_eq!(counted(&mut rows, 4, "absent", Some(7)), Answer::Nil);
+    assert_eq!(counted(&mut rows, 4, "w", None), Answer::Nil);
+    assert_eq!(get(&rows, 4, "n"), Some(Some("1".to_owned())));
+    assert!(matches!(counted(&mut rows, 5, "absent", None), Answer::Many(_)));
+}
+
+#[test]
+fn a_watched_key_that_expires_has_changed() {
+    let mut rows = Rows::new();
+    apply(&mut rows, 1, set("w", "1", Lifetime::After(100)));
+    let seen = versions(&rows, 50, &["w"])[0];
+    assert!(matches!(counted(&mut rows, 100, "w", seen), Answer::Many(_)));
+    assert_eq!(counted(&mut rows, 101, "w", seen), Answer::Nil);
+}
+
+#[test]
+fn a_step_that_fails_stops_no_other_and_what_is_no_step_stops_all() {
+    let mut rows = Rows::new();
+    apply(&mut rows, 1, put("text", "x"));
+    let wrong = Command::Add {
+        key: key("text"),
+        delta: 1,
+    }
+    .encode();
+    let right = put("a", "1").encode();
+    let steps = vec![Step::Write(Slice(&wrong)), Step::Write(Slice(&right))];
+    let inner = Command::Transaction {
+        watched: vec![],
+        steps,
+    };
+    assert_eq!(
+        apply(&mut rows, 2, inner.clone()),
+        Answer::Many(vec![Answer::Failed(Failure::NotInteger), Answer::Done])
+    );
+    let (inner, other) = (inner.encode(), put("b", "1").encode());
+    for bad in [&inner[..], b"", b"\x01\xff", b"\x02"] {
+        let steps = vec![Step::Write(Slice(&other)), Step::Write(Slice(bad))];
+        let command = Command::Transaction {
+            watched: vec![],
+            steps,
+        };
+        assert_eq!(apply(&mut rows, 3, command), Answer::Failed(Failure::Undecodable));
+        assert_eq!(get(&rows, 3, "b"), Some(None));
+    }
+}
+
+#[test]
+fn a_transaction_names_the_keys_of_its_steps() {
+    let mut rows = Rows::new();
+    let span = Span {
+        start: b"a",
+        end: Some(b"m"),
+    };
+    let (inside, outside) = (put("b", "1").encode(), put("z", "1").encode());
+    let read = Query::Versions {
+        keys: vec![key("b"), key("z")],
+    }
+    .encode();
+    let rename = Command::Rename {
+        key: key("b"),
+        to: key("z"),
+        absent: false,
+    };
+    let transaction = |step| Command::Transaction {
+        watched: vec![],
+        steps: vec![Step::Write(Slice(&inside)), step],
+    };
+    let watching = Command::Transaction {
+        watched: vec![Watched {
+            key: key("z"),
+            version: None,
+        }],
+        steps: vec![Step::Write(Slice(&inside))],
+    };
+    for command in [
+        transaction(Step::Write(Slice(&outside))),
+        transaction(Step::Read(Slice(&read))),
+        watching,
+        rename,
+    ] {
+        let mut applier = Applier::begin_within(&mut rows, span);
+        let answer = applier.command(Stamp(1), &command.encode());
+        applier.finish();
+        assert_eq!(
+            Answer::decode(answer),
+            Some(Answer::Failed(Failure::WrongRange)),
+            "{command:?}"
+        );
+        assert_eq!(get(&rows, 1, "b"), Some(None));
+    }
+}
+
+#[test]
+fn a_value_moves_with_its_deadline() {
+    let mut rows = Rows::new();
+    let rename = |absent| Command::Rename {
+        key: key("a"),
+        to: key("b"),
+        absent,
+    };
+    assert_eq!(apply(&mut rows, 1, rename(false)), Answer::Nil);
+    apply(&mut rows, 1, set("a", "v", Lifetime::After(100)));
+    apply(&mut rows, 1, set("b", "w", Lifetime::After(50)));
+    assert_eq!(apply(&mut rows, 2, rename(true)), Answer::Integer(0));
+    assert_eq!(apply(&mut rows, 2, rename(false)), Answer::Integer(1));
+    assert_eq!(get(&rows, 60, "a"), Some(None));
+    assert_eq!(get(&rows, 60, "b"), Some(Some("v".to_owned())));
+    assert_eq!(ask(&rows, 2, Query::Count), Some(Answer::Integer(1)));
+    apply(&mut rows, 101, Command::Delete { keys: vec![] });
+    assert_eq!(
+        ask(&rows, 101, Query::Count),
+        Some(Answer::Integer(0)),
+        "purged by its own deadline"
+    );
+    assert_eq!(next_expiry(&rows), None);
+}
+
 #[test]
 fn a_deadline_between_clock_and_stamp_asks_for_the_clock_to_advance() {
     let mut rows = Rows::new();
@@ -232,15 +396,17 @@ fn answers_survive_the_wire() {
         },
         Answer::Mismatch { version: None },
         Answer::Failed(Failure::WrongRange),
+        Answer::Many(vec![Answer::Nil, Answer::Integer(3)]),
+        Answer::Many(vec![]),
     ];
     for answer in answers {
         assert_eq!(Answer::decode(answer.encode()), Some(answer));
     }
 }
 
-/// One step of a history: an encoded command or a bare stamp, and the time since the step before.
+/// One entry of a history: an encoded command or a bare stamp, and the time since the entry before.
 #[derive(Clone, Debug)]
-struct Step {
+struct Logged {
     after: u64,
     command: Option<Bytes>,
 }
@@ -254,12 +420,32 @@ fn lifetimes() -> impl Strategy<Value = Lifetime> {
     ]
 }
 
-fn steps() -> impl Strategy<Value = Step> {
+fn within_a_transaction(name: Slice<'_>, other: Slice<'_>, value: Slice<'_>) -> Bytes {
+    let rename = Command::Rename {
+        key: other,
+        to: name,
+        absent: false,
+    };
+    let (rename, take) = (rename.encode(), Command::Take { key: name }.encode());
+    let (put, read) = (
+        Command::Put { key: name, value }.encode(),
+        Query::Get { key: other }.encode(),
+    );
+    let watched = vec![Watched {
+        key: other,
+        version: None,
+    }];
+    let writes = [&rename, &put, &take].map(|command| Step::Write(Slice(command)));
+    let steps = [writes[0], writes[1], Step::Read(Slice(&read)), writes[2]].to_vec();
+    Command::Transaction { watched, steps }.encode()
+}
+
+fn steps() -> impl Strategy<Value = Logged> {
     let names = prop::sample::select(vec!["a", "b", "c", "{t}1", "{t}2"]);
     let values = prop::sample::select(vec!["", "1", "-7", "2.5", "text"]);
     let conditions = prop::sample::select(vec![Condition::Always, Condition::Absent, Condition::Present]);
     let command = (
-        0..12u8,
+        0..14u8,
         names.clone(),
         names,
         values,
@@ -271,6 +457,12 @@ fn steps() -> impl Strategy<Value = Step> {
             let (name, other, value) = (key(name), key(other), key(value));
             let command = match kind {
                 0 => Command::Put { key: name, value },
+                12 => Command::Rename {
+                    key: name,
+                    to: other,
+                    absent: flag,
+                },
+                13 => return within_a_transaction(name, other, value),
                 1 | 2 => Command::Set {
                     key: name,
                     value,
@@ -314,11 +506,11 @@ fn steps() -> impl Strategy<Value = Step> {
             };
             command.encode()
         });
-    (0..15u64, prop::option::weighted(0.9, command)).prop_map(|(after, command)| Step { after, command })
+    (0..15u64, prop::option::weighted(0.9, command)).prop_map(|(after, command)| Logged { after, command })
 }
 
 /// Applies a history in batches of these sizes (repeated), checking the rows after every batch.
-fn replay(history: &[Step], batches: &[usize]) -> (Rows, Vec<Bytes>) {
+fn replay(history: &[Logged], batches: &[usize]) -> (Rows, Vec<Bytes>) {
     let (mut rows, mut answers, mut now) = (Rows::new(), Vec::new(), 0);
     let mut rest = history;
     for size in batches.iter().cycle() {

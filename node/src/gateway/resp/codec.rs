@@ -25,6 +25,11 @@ pub(super) struct Arguments<'a> {
 }
 
 impl<'a> Arguments<'a> {
+    /// Those that lie here.
+    pub(super) fn new(bytes: &'a [u8], ranges: &'a [Range<usize>]) -> Arguments<'a> {
+        Arguments { bytes, ranges }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.ranges.len()
     }

@@ -33,6 +33,7 @@ pub(super) fn reset(call: &mut Call<'_>) -> Outcome {
     call.standing.protocol = Protocol::Two;
     call.standing.authenticated = call.node.options.password.is_none();
     call.standing.replies = Replies::On;
+    call.standing.forget_transaction();
     set_name(call, b"")?;
     call.reply().simple("RESET");
     Ok(None)

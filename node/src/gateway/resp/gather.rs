@@ -8,6 +8,7 @@ use super::pipeline::{Keys, Part};
 use super::reply::Reply;
 use super::shape::{failure_text, refusal_text};
 use super::table::Spec;
+use super::transaction_commands::{Replies, Watch};
 use crate::kv::answer::Page;
 use crate::kv::limits::SCAN_EXAMINED_MAX;
 use crate::kv::{Answer, Command, Query, Scan, Slice};
@@ -38,6 +39,10 @@ pub(super) enum Join {
     Flush,
     /// One page of a scan.
     Scan(Box<ScanStep>),
+    /// WATCH.
+    Watch(Arc<Watch>),
+    /// EXEC.
+    Transaction(Replies),
 }
 
 /// A SCAN under way.
@@ -103,7 +108,6 @@ impl Gather {
         };
         self.bytes += bytes.len();
         if self.bytes > GATHERED_BYTES_MAX {
-            self.join.forget();
             return self.fail(Problem::Other(
                 "ERR the reply would be too long: ask for fewer keys, or use SCAN",
             ));
@@ -112,13 +116,21 @@ impl Gather {
             None => self.fail(Problem::Other(
                 "ERR the answer is not in a format this node understands",
             )),
-            Some(Answer::Failed(failure)) => self.fail(Problem::Failed(failure)),
-            Some(answer) if self.error.is_none() => self.join.take(at, answer, service),
-            Some(_) => Next::Done,
+            Some(answer) => self.take_answer(at, answer, service),
+        }
+    }
+
+    /// Takes one answer that is decoded.
+    pub(super) fn take_answer(&mut self, at: Place, answer: Answer, service: &dyn Service) -> Next {
+        match answer {
+            Answer::Failed(failure) => self.fail(Problem::Failed(failure)),
+            answer if self.error.is_none() => self.join.take(at, answer, service),
+            _ => Next::Done,
         }
     }
 
     fn fail(&mut self, problem: Problem) -> Next {
+        self.join.forget();
         self.error.get_or_insert(problem);
         Next::Done
     }
@@ -155,23 +167,29 @@ impl Join {
             }
             (Join::Flush, Answer::Integer(_)) => {}
             (Join::Scan(step), Answer::Page(page)) => return step.take(page, service),
+            (Join::Watch(watch), Answer::Values(versions)) => watch.settle(Some(versions)),
+            (Join::Transaction(replies), Answer::Many(answers)) => replies.take(answers, service),
+            (Join::Transaction(replies), Answer::Nil) => replies.void(),
             (_, other) => unreachable!("{other:?}"),
         }
         Next::Done
     }
 
+    /// It has failed: there will be nothing to reply.
     fn forget(&mut self) {
         match self {
             Join::Keys { keys, .. } => *keys = Vec::new(),
             Join::Values { values, .. } => values.iter_mut().for_each(|value| *value = None),
-            Join::Sum(_) | Join::Flush | Join::Scan(_) => {}
+            Join::Watch(watch) => watch.settle(None),
+            Join::Sum(_) | Join::Flush | Join::Scan(_) | Join::Transaction(_) => {}
         }
     }
 
     fn write(self, reply: &mut Reply<'_>) {
         match self {
             Join::Sum(sum) => reply.integer(sum),
-            Join::Flush => reply.ok(),
+            Join::Flush | Join::Watch(_) => reply.ok(),
+            Join::Transaction(replies) => replies.write(reply),
             Join::Values { values, .. } => {
                 reply.array(values.len());
                 for value in values {

@@ -26,6 +26,20 @@ pub(super) fn del(call: &mut Call<'_>) -> Outcome {
     call.for_each_group(&groups, Kind::Write, encode, Join::Sum(0))
 }
 
+pub(super) fn rename(call: &mut Call<'_>) -> Outcome {
+    rename_to(call, false, Shape::ExistingOk)
+}
+
+pub(super) fn renamenx(call: &mut Call<'_>) -> Outcome {
+    rename_to(call, true, Shape::Existing)
+}
+
+fn rename_to(call: &Call<'_>, absent: bool, shape: Shape) -> Outcome {
+    call.demand_one_tag(1)?;
+    let (key, to) = (Slice(call.argument(1)), Slice(call.argument(2)));
+    call.write_several(key.0, &Command::Rename { key, to, absent }, shape)
+}
+
 pub(super) fn exists(call: &mut Call<'_>) -> Outcome {
     let groups = call.keys_by_group();
     let encode = |places: &[usize]| {

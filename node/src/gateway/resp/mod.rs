@@ -18,6 +18,7 @@ mod session;
 mod shape;
 mod string_commands;
 mod table;
+mod transaction_commands;
 
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;

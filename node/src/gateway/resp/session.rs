@@ -7,6 +7,7 @@ use super::limits::{KEPT_BUFFER_BYTES, OUTPUT_BYTES_SOFT};
 use super::pipeline::{Manner, Pipeline, Work};
 use super::reply::{Protocol, Reply};
 use super::table::{self, COMMANDS, Spec};
+use super::transaction_commands::{Transaction, Watch, is_done_at_once, queue};
 use super::{Client, Node};
 use bytes::{Buf, BytesMut};
 use multiraft::{AnswerSink, Outcome};
@@ -25,6 +26,30 @@ pub(super) struct Standing {
     pub(super) closing: bool,
     /// What others may know about it.
     pub(super) client: Arc<Client>,
+    /// Since MULTI.
+    pub(super) transaction: Option<Transaction>,
+    /// Since the first WATCH.
+    pub(super) watches: Vec<Arc<Watch>>,
+}
+
+impl Standing {
+    /// Neither MULTI nor WATCH any more.
+    pub(super) fn forget_transaction(&mut self) {
+        self.transaction = None;
+        self.watches.clear();
+    }
+
+    /// WATCH reads before what follows it on the connection is looked at: EXEC may follow, and needs what it saw.
+    fn is_looking(&self) -> bool {
+        self.watches.iter().any(|watch| !watch.is_settled())
+    }
+
+    /// An error to a command after MULTI: EXEC must not do a part of what was meant.
+    fn spoil(&mut self) {
+        if let Some(transaction) = &mut self.transaction {
+            transaction.spoil();
+        }
+    }
 }
 
 /// CLIENT REPLY.
@@ -60,6 +85,8 @@ impl Session {
             replies: Replies::On,
             closing: false,
             client,
+            transaction: None,
+            watches: Vec::new(),
         };
         Session {
             pipeline: Pipeline::new(node.service.clone(), sink, node.options.request_timeout),
@@ -74,7 +101,7 @@ impl Session {
 
     /// True if more input is of use now.
     pub(super) fn wants_input(&self) -> bool {
-        !self.standing.closing && !self.is_full()
+        !self.standing.closing && !self.is_full() && !self.standing.is_looking()
     }
 
     /// True if every reply has been sent and no more commands will come.
@@ -173,11 +200,20 @@ impl Session {
             arguments,
             out,
         };
-        let outcome = check(&call).and_then(|()| (spec.run)(&mut call));
+        let is_queued = call.standing.transaction.is_some() && !is_done_at_once(spec);
+        let run = if is_queued && !spec.name.is_empty() {
+            queue
+        } else {
+            spec.run
+        };
+        let outcome = check(&call).and_then(|()| run(&mut call));
         let work = outcome.unwrap_or_else(|refused| {
             call.node.options.counters.errors.fetch_add(1, Ordering::Relaxed);
             call.out.truncate(start);
             call.reply().error(&refused.0);
+            if is_queued {
+                call.standing.spoil();
+            }
             None
         });
         let silent = before == Replies::SkipNext || self.standing.replies != Replies::On;
@@ -248,16 +284,8 @@ fn check(call: &Call<'_>) -> Result<(), Refused> {
     if !call.standing.authenticated && !spec.is_open() && !spec.name.is_empty() {
         return Err("NOAUTH Authentication required.".into());
     }
-    let (first, last, step) = spec.keys;
-    if first > 0 {
-        let end = if last < 0 { count } else { first + 1 };
-        let longest = (first..end)
-            .step_by(step)
-            .map(|at| call.argument(at).len())
-            .max()
-            .unwrap_or(0);
-        check_length("key", longest, call.node.options.key_bytes_max)?;
-    }
+    let longest = spec.keys_of(&call.arguments).map(<[u8]>::len).max().unwrap_or(0);
+    check_length("key", longest, call.node.options.key_bytes_max)?;
     let longest = call.arguments.iter().map(<[u8]>::len).max().unwrap_or(0);
     check_length("argument", longest, call.node.options.value_bytes_max)
 }

@@ -16,6 +16,10 @@ pub(super) enum Shape {
     Flag,
     /// OK, whatever the number.
     Ok,
+    /// The number; an error if there is no such key.
+    Existing,
+    /// OK; an error if there is no such key.
+    ExistingOk,
     /// The type of the value.
     TypeName,
     /// Time left to live.
@@ -40,7 +44,8 @@ pub(super) fn write_answer(reply: &mut Reply<'_>, spec: &Spec, shape: &Shape, an
     match (shape, answer) {
         (_, Answer::Failed(failure)) => reply.error(&failure_text(*failure, spec).0),
         (Shape::Flag, answer) => reply.integer(i64::from(*answer == Answer::Done)),
-        (Shape::Ok, _) => reply.ok(),
+        (Shape::Existing | Shape::ExistingOk, Answer::Nil) => reply.error("ERR no such key"),
+        (Shape::Ok | Shape::ExistingOk, _) => reply.ok(),
         (Shape::TypeName, answer) => reply.simple(if exists(answer) { "string" } else { "none" }),
         (Shape::ErrorIfPresent(error), answer) if exists(answer) => reply.error(error),
         (Shape::ErrorIfPresent(_), _) => reply.null(),

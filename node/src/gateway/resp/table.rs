@@ -2,8 +2,10 @@
 //! of COMMAND's replies and of docs/resp.md.
 
 use super::call::{Call, Refused};
+use super::codec::Arguments;
 use super::pipeline::Work;
 use super::string_commands as strings;
+use super::transaction_commands as transactions;
 use super::{connection_commands as connection, key_commands as keys, server_commands as server};
 
 /// What a command does: writes its reply (`None`), or says what is to be done first.
@@ -33,6 +35,18 @@ impl Spec {
     /// True if so many arguments (the name included) are possible.
     pub(super) fn takes(&self, arguments: usize) -> bool {
         takes(self.arity, arguments)
+    }
+
+    /// The keys of a call with so many arguments as its arity demands.
+    pub(super) fn keys_of<'a>(&self, arguments: &Arguments<'a>) -> impl Iterator<Item = &'a [u8]> + use<'a> {
+        let (first, last, step) = self.keys;
+        let end = match usize::try_from(last) {
+            Ok(0) => 0,
+            Ok(last) => last + 1,
+            Err(_) => arguments.len(), // the last argument, or the one before it
+        };
+        let arguments = *arguments;
+        (first..end).step_by(step.max(1)).map(move |at| arguments.get(at))
     }
 
     /// True if it may be sent before authentication.
@@ -95,7 +109,11 @@ pub(super) static COMMANDS: &[Spec] = commands! {
     "decr" 2 [write denyoom fast] (1 1 1) string "Subtract one from an integer." => strings::decr;
     "decrby" 3 [write denyoom fast] (1 1 1) string "Subtract from an integer." => strings::decrby;
     "del" -2 [write] (1 -1 1) generic "Remove keys." => keys::del;
+    "discard" 1 [noscript loading stale fast allow_busy] (0 0 0) transactions "Forget what was queued since MULTI."
+        => transactions::discard;
     "echo" 2 [loading stale fast] (0 0 0) connection "Reply with the argument." => connection::echo;
+    "exec" 1 [noscript loading stale skip_slowlog] (0 0 0) transactions
+        "Do what was queued since MULTI, unless a watched key has changed." => transactions::exec;
     "exists" -2 [readonly fast] (1 -1 1) generic "Count which of these keys exist." => keys::exists;
     "expire" -3 [write fast] (1 1 1) generic "Set a time to live in seconds." => keys::expire;
     "expireat" -3 [write fast] (1 1 1) generic "Set a deadline in seconds since 1970." => keys::expireat;
@@ -118,6 +136,8 @@ pub(super) static COMMANDS: &[Spec] = commands! {
     "mset" -3 [write denyoom] (1 -1 2) string "Write several values of one tag at once." => strings::mset;
     "msetnx" -3 [write denyoom] (1 -1 2) string "Write several values of one tag if none of the keys exists."
         => strings::msetnx;
+    "multi" 1 [noscript loading stale fast allow_busy] (0 0 0) transactions "Queue what follows, until EXEC."
+        => transactions::multi;
     "persist" 2 [write fast] (1 1 1) generic "Remove the deadline." => keys::persist;
     "pexpire" -3 [write fast] (1 1 1) generic "Set a time to live in milliseconds." => keys::pexpire;
     "pexpireat" -3 [write fast] (1 1 1) generic "Set a deadline in milliseconds since 1970." => keys::pexpireat;
@@ -127,6 +147,8 @@ pub(super) static COMMANDS: &[Spec] = commands! {
     "pttl" 2 [readonly fast] (1 1 1) generic "The time to live in milliseconds." => keys::pttl;
     "quit" -1 [noscript loading stale fast no_auth allow_busy] (0 0 0) connection "Close the connection."
         => connection::quit;
+    "rename" 3 [write] (1 2 1) generic "Give a key of the same tag its value and deadline." => keys::rename;
+    "renamenx" 3 [write fast] (1 2 1) generic "Rename if the new key does not exist." => keys::renamenx;
     "reset" 1 [noscript loading stale fast no_auth allow_busy] (0 0 0) connection "Begin anew on this connection."
         => connection::reset;
     "scan" -2 [readonly] (0 0 0) generic "Walk over the keys." => keys::scan;
@@ -142,6 +164,10 @@ pub(super) static COMMANDS: &[Spec] = commands! {
     "ttl" 2 [readonly fast] (1 1 1) generic "The time to live in seconds." => keys::ttl;
     "type" 2 [readonly fast] (1 1 1) generic "The type of a value." => keys::type_of;
     "unlink" -2 [write fast] (1 -1 1) generic "Remove keys." => keys::del;
+    "unwatch" 1 [noscript loading stale fast allow_busy] (0 0 0) transactions "Forget the watched keys."
+        => transactions::unwatch;
+    "watch" -2 [noscript loading stale fast allow_busy] (1 -1 1) transactions "Let EXEC do nothing if these keys change."
+        => transactions::watch;
 };
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! The gateway as a whole, without sockets: order, limits, authentication, refusals; and its documentation.
 
+use super::limits::PAYLOAD_BYTES_MAX;
 use super::session::Session;
 use super::table::COMMANDS;
 use super::testing::MemoryService;
@@ -112,6 +113,52 @@ fn requests_of_one_kind_flow_freely_and_replies_keep_their_order() {
     assert_eq!(rig.release(0), ":1\r\n");
     assert_eq!(rig.release(0), ":1\r\n:1\r\n+PONG\r\n");
     assert_eq!(rig.release(0), ":1\r\n");
+}
+
+#[test]
+fn what_follows_watch_waits_for_it_and_a_transaction_is_one_request() {
+    let mut rig = Rig::new(RespOptions::default());
+    rig.service.hold();
+    let all = "WATCH {a}1\nSET {a}1 x\nMULTI\nINCR {a}2\nGET {a}2\nPING\nEXEC\nGET {a}2\n";
+    assert_eq!(rig.send(all), "");
+    assert_eq!(rig.service.held(), [(RIGHT, Kind::Read)]);
+    assert_eq!(rig.release(0), "+OK\r\n");
+    assert_eq!(rig.release(0), "+OK\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n+QUEUED\r\n");
+    assert_eq!(rig.service.held(), [(RIGHT, Kind::Write)]);
+    assert_eq!(rig.release(0), "*-1\r\n", "the connection's own write counts");
+    assert_eq!(rig.release(0), "$-1\r\n");
+    rig.send("MULTI\nINCR {a}2\nGET {a}2\nPING\nEXEC\n");
+    assert_eq!(rig.service.held(), [(RIGHT, Kind::Write)]);
+    assert_eq!(rig.release(0), "*3\r\n:1\r\n$1\r\n1\r\n+PONG\r\n");
+}
+
+#[test]
+fn a_transaction_without_what_watch_saw_is_refused() {
+    let mut rig = Rig::new(RespOptions::default());
+    rig.service.hold();
+    rig.send("WATCH a\n");
+    rig.service.refuse(0, Outcome::Refused(Refusal::Overloaded));
+    assert!(rig.turn().starts_with("-TRYAGAIN "));
+    let replies = rig.send("MULTI\nSET a 1\nEXEC\nMULTI\nSET a 1\nEXEC\n");
+    assert!(replies.contains("-EXECABORT a WATCH failed"), "{replies}");
+    assert_eq!(rig.service.held(), [(LEFT, Kind::Write)], "only the second one");
+    rig.service.refuse(0, Outcome::Unknown);
+    assert!(rig.turn().starts_with("-UNKNOWN "));
+}
+
+#[test]
+fn a_transaction_has_a_size() {
+    let mut rig = Rig::new(RespOptions::default());
+    rig.send("MULTI\n");
+    let value = "v".repeat(1 << 20);
+    let mut replies = String::new();
+    for _ in 0..=PAYLOAD_BYTES_MAX >> 20 {
+        replies += &rig.send(&format!("*3\r\n$3\r\nSET\r\n$1\r\na\r\n$1048576\r\n{value}\r\n"));
+    }
+    assert!(replies.ends_with(&format!(
+        "-ERR the transaction is longer than {PAYLOAD_BYTES_MAX} bytes\r\n"
+    )));
+    assert!(rig.send("EXEC\n").starts_with("-EXECABORT "));
 }
 
 #[test]
@@ -431,6 +478,9 @@ This page is generated from the command table and from `tests/redis_exceptions.t
 * To keep that order, a read waits for earlier writes of its connection to the same range, a write for earlier reads, and
   a write for earlier writes to the same key. Pipelines of reads, or of writes to different keys, go out at once.
 * Commands with several keys are atomic within a range. Keys that begin with the same `{tag}` always share a range.
+* `MULTI` ... `EXEC` is atomic and isolated: it is one entry of the log of the range that holds its keys, which share a `{tag}`.
+  `WATCH` reads the keys' versions there, linearizably; `EXEC` compares them when it takes effect. The commands that follow
+  `WATCH` on its connection wait for its reply. After `-UNKNOWN` a transaction took effect once or not at all.
 * A key exists until its deadline by the clock of its range's leader; once seen absent it stays absent.
 
 ## Errors of a cluster
@@ -440,7 +490,7 @@ This page is generated from the command table and from `tests/redis_exceptions.t
 | `-CLUSTERDOWN` | no leader of the range can be reached; nothing was changed |
 | `-TRYAGAIN` | overloaded, stopping, or the key is moving; nothing was changed; repeat it |
 | `-UNKNOWN` | the command may have taken effect or may yet; read before you repeat it |
-| `-CROSSRANGE` | MSET or MSETNX over keys that do not share a tag; nothing was changed |
+| `-CROSSRANGE` | MSET, MSETNX, RENAME, WATCH or a transaction over keys that do not share a tag; nothing was changed |
 | `-NOPERM` | FLUSHALL or FLUSHDB without `resp.allow_flush` |
 
 A negative arity is a minimum; the name of the command counts.
