@@ -115,8 +115,7 @@ fn set<'a>(key: &'a [u8], value: &'a [u8], milliseconds: i64) -> Command<'a> {
 
 /// Commands: one of each kind.
 pub fn command_seeds() -> Vec<Vec<u8>> {
-    let (key, value) = (Slice(b"key"), Slice(b"val\x00ue"));
-    let bytes_max = 1 << 20;
+    let (key, value, bytes_max) = (Slice(b"key"), Slice(b"val\x00ue"), 1 << 20);
     let compare = |expect, value| Command::CompareAndSet {
         key,
         expect,
