@@ -18,7 +18,7 @@ pub(super) struct Members {
     /// Ids that were ever members: those that are not any more never come back.
     known: BTreeSet<ReplicaId>,
     /// Orders that somebody may still answer.
-    orders: BTreeMap<u64, Fault>,
+    orders: BTreeMap<u64, (NodeId, Fault)>,
 }
 
 impl Members {
@@ -55,9 +55,14 @@ impl Members {
         self.known.contains(&replica) && !self.latest(group).1.nodes.contains_key(&replica)
     }
 
-    /// An order leaves that nobody waits for.
-    pub(super) fn on_ordered(&mut self, number: u64, order: Fault) {
-        self.orders.insert(number, order);
+    /// An order goes to a node; no client waits for it.
+    fn on_ordered(&mut self, number: u64, node: NodeId, order: Fault) {
+        self.orders.insert(number, (node, order));
+    }
+
+    /// True while the node may still begin a change that it was asked for, as after a pause.
+    pub(super) fn may_change(&self, node: NodeId) -> bool {
+        self.orders.values().any(|order| *order == (node, Fault::Change))
     }
 }
 
@@ -96,13 +101,13 @@ impl World {
     pub(super) fn order(&mut self, node: NodeId, order: Fault) -> u64 {
         let number = self.clients.number();
         self.checkers.on_arrived(node, number, self.now);
-        self.members.on_ordered(number, order);
+        self.members.on_ordered(number, node, order);
         number
     }
 
     /// An order was taken or refused. The late answer of a request that its client gave up comes here too.
     pub(super) fn note_order(&mut self, number: u64, outcome: &Outcome) {
-        let order = self.members.orders.remove(&number);
+        let order = self.members.orders.remove(&number).map(|(_, order)| order);
         match (order, outcome) {
             (Some(Fault::Transfer), Outcome::Answered(_)) => self.totals.transfers += 1,
             (Some(Fault::Change), Outcome::Answered(_)) => self.totals.changes += 1,

@@ -211,6 +211,9 @@ impl World {
     /// Leaves out whom a quorum of every group can do without, in random order, but not always.
     fn draw_core(&mut self) -> BTreeSet<NodeId> {
         let mut core: BTreeSet<NodeId> = (1..=self.options.nodes).map(NodeId).collect();
+        if core.iter().any(|node| self.is_change_due(*node)) {
+            return core; // which nodes that change will need, no log says yet
+        }
         let mut order: Vec<NodeId> = core.iter().copied().collect();
         while !order.is_empty() {
             let node = order.swap_remove(self.plan.index(order.len()));
@@ -224,6 +227,13 @@ impl World {
         core
     }
 
+    /// True when the node has an order to change a membership that it has not looked at.
+    fn is_change_due(&self, node: NodeId) -> bool {
+        let process = &self.nodes[at(node)];
+        let is_idle = process.paused_until <= self.now && process.seats.iter().all(|seat| !seat.awake);
+        !is_idle && self.members.may_change(node)
+    }
+
     /// Ends a pause, and makes space.
     fn refresh(&mut self, node: NodeId) {
         let node = self.node(node);
@@ -235,10 +245,8 @@ impl World {
 
     /// The node has no part in what follows, in one way or another.
     fn leave_out(&mut self, node: NodeId) {
-        let lot = self
-            .plan
-            .rng()
-            .pick(&[Lot::Down, Lot::CutOff, Lot::Deaf, Lot::Mute]);
+        let lots = [Lot::Down, Lot::CutOff, Lot::Deaf, Lot::Mute];
+        let lot = self.plan.rng().pick(&lots);
         self.totals.left_out += 1;
         if let Lot::Down = lot {
             self.core.down.insert(node);
@@ -286,7 +294,7 @@ impl World {
                 (*since, self.silence(silent))
             }
             Phase::Agreement { since } => (*since, self.disagreement()),
-            Phase::Settling { since } => (*since, None),
+            Phase::Settling { since } => (*since, self.disagreement()),
         };
         match missing {
             Some(text) if now - since > self.options.recovery_max() => {
