@@ -38,6 +38,8 @@ pub(super) const CURSORS_MAX: usize = 16 << 10;
 pub(super) const CURSOR_BYTES_MAX: usize = 8 << 20;
 /// Keys a scan looks at when COUNT is not given.
 pub(super) const SCAN_COUNT_DEFAULT: u32 = 10;
+/// Keys that one connection watches.
+pub(super) const WATCHED_MAX: usize = 4096;
 /// Longest client name or library name.
 pub(super) const CLIENT_NAME_BYTES_MAX: usize = 256;
 

@@ -147,6 +147,16 @@ fn a_transaction_without_what_watch_saw_is_refused() {
 }
 
 #[test]
+fn a_connection_does_not_watch_without_end() {
+    let mut rig = Rig::new(RespOptions::default());
+    let watch = format!("WATCH{}\n", " a".repeat(1024));
+    let replies: String = (0..5).map(|_| rig.send(&watch)).collect();
+    assert_eq!(replies.matches("+OK").count(), 3);
+    assert!(replies.ends_with("-ERR a connection watches up to 4096 keys: UNWATCH some\r\n"));
+    assert_eq!(rig.send("UNWATCH\nWATCH a\n"), "+OK\r\n+OK\r\n");
+}
+
+#[test]
 fn a_transaction_has_a_size() {
     let mut rig = Rig::new(RespOptions::default());
     rig.send("MULTI\n");

@@ -5,7 +5,7 @@
 use super::call::{Call, Outcome, Refused};
 use super::codec::Arguments;
 use super::gather::{Gather, Join, Place};
-use super::limits::PAYLOAD_BYTES_MAX;
+use super::limits::{PAYLOAD_BYTES_MAX, WATCHED_MAX};
 use super::pipeline::{Keys, Part, Work};
 use super::reply::Reply;
 use super::shape::{Shape, write_answer};
@@ -106,6 +106,10 @@ pub(super) fn watch(call: &mut Call<'_>) -> Outcome {
     }
     let first = call.standing.watches.first().map(|watch| watch.keys[0].clone());
     demand_together(first.as_deref().unwrap_or(call.argument(1)), call)?;
+    let already: usize = call.standing.watches.iter().map(|watch| watch.keys.len()).sum();
+    if already + call.arguments.len() > WATCHED_MAX {
+        return Err(format!("ERR a connection watches up to {WATCHED_MAX} keys: UNWATCH some").into());
+    }
     let keys: Vec<Slice<'_>> = call.arguments.iter().skip(1).map(Slice).collect();
     let watch = Arc::new(Watch {
         keys: keys.iter().map(|key| Bytes::copy_from_slice(key.0)).collect(),
