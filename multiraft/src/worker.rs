@@ -21,7 +21,8 @@ use crate::group::{Answers, Group, Moment};
 use crate::inbox::Inbox;
 use crate::inbox::InboxSender;
 use crate::limits::{
-    APPEND_BYTES_MAX, PAYLOAD_BYTES_MAX, SNAPSHOTS_OUT_MAX, TAIL_BYTES_PER_GROUP_MIN, TAIL_BYTES_PER_WORKER,
+    APPEND_BYTES_MAX, DEPUTY_EVENTS_MAX, PAYLOAD_BYTES_MAX, SNAPSHOTS_OUT_MAX, TAIL_BYTES_PER_GROUP_MIN,
+    TAIL_BYTES_PER_WORKER,
     WAITING_BYTES_PER_WORKER_MAX, WAITING_PER_GROUP_MAX, WAITING_PER_WORKER_MAX,
 };
 use crate::machine::StateMachine;
@@ -76,6 +77,10 @@ pub struct WorkerOptions {
     pub snapshots_max: usize,
     /// Seeds the replicas' election timeouts.
     pub seed: u64,
+    /// A deputy (see `host::Host::deputies`) takes a turn only while no more than this many events wait. `usize::MAX`: it
+    /// takes every turn it can, and the worker's thread gives back what a deadline brought it; for programs whose own
+    /// threads should do all the work, on one thread above all. They must not block: nobody takes their place.
+    pub deputy_events_max: usize,
 }
 
 impl Default for WorkerOptions {
@@ -91,6 +96,7 @@ impl Default for WorkerOptions {
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             snapshots_max: SNAPSHOTS_OUT_MAX,
             seed: 0,
+            deputy_events_max: DEPUTY_EVENTS_MAX,
         }
     }
 }
@@ -303,6 +309,11 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     /// Bytes of those proposals.
     pub fn waiting_bytes(&self) -> usize {
         self.waiting_bytes
+    }
+
+    /// How it behaves.
+    pub(crate) fn options(&self) -> &WorkerOptions {
+        &self.options
     }
 
     /// The state machine.

@@ -9,7 +9,7 @@ use super::Observer;
 use super::clock::HostClock;
 use super::raft::Watches;
 use crate::inbox::Inbox;
-use crate::limits::{HELPED_EVENTS_MAX, HELPED_TURNS_MAX};
+use crate::limits::HELPED_TURNS_MAX;
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
 use crate::storage::RaftStorage;
@@ -122,12 +122,15 @@ pub(super) struct Desk<S, N, M> {
     seat: Mutex<Option<Seat<S, N, M>>>,
     /// When the worker's thread wakes by itself; the end of time for never.
     alarm: AtomicU64,
+    /// `WorkerOptions::deputy_events_max`.
+    deputy_events_max: usize,
 }
 
 impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Desk<S, N, M> {
     pub(super) fn new(bell: Arc<ThreadBell>, seat: Seat<S, N, M>) -> Desk<S, N, M> {
         Desk {
             bell,
+            deputy_events_max: seat.worker.options().deputy_events_max,
             seat: Mutex::new(Some(seat)),
             alarm: AtomicU64::new(u64::MAX),
         }
@@ -150,8 +153,17 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Desk<S, N, M> {
                 self.alarm.store(seat.alarm(), Ordering::Release);
                 drop(place);
                 self.sleep(due);
+            } else if self.deputy_events_max == usize::MAX && self.bell.is_helped.load(Ordering::Acquire) {
+                self.alarm.store(u64::MAX, Ordering::Release);
+                drop(place);
+                self.bell.deputy.notify_one();
+                self.sleep(None); // the deputy rings when the next deadline is set, and when it goes
             }
         }
+    }
+
+    fn is_too_much(&self, inbox: &Inbox) -> bool {
+        self.deputy_events_max != usize::MAX && inbox.len() > self.deputy_events_max
     }
 
     fn sleep(&self, until: Option<Instant>) {
@@ -192,6 +204,8 @@ pub(super) trait Helped: Send + Sync {
     /// that is done.
     fn help_once(&self, is_written: bool) -> Next;
     fn bell(&self) -> &ThreadBell;
+    /// The worker's thread only watches the clock.
+    fn deputy_takes_all(&self) -> bool;
 }
 
 impl<S, N, M> Helped for Desk<S, N, M>
@@ -209,7 +223,7 @@ where
         let Some(seat) = place.as_mut() else {
             return Next::Stopped;
         };
-        if seat.worker.is_stopped() || seat.inbox.len() > HELPED_EVENTS_MAX {
+        if seat.worker.is_stopped() || self.is_too_much(&seat.inbox) {
             return Next::Thread;
         }
         if is_written {
@@ -225,6 +239,10 @@ where
     fn bell(&self) -> &ThreadBell {
         &self.bell
     }
+
+    fn deputy_takes_all(&self) -> bool {
+        self.deputy_events_max == usize::MAX
+    }
 }
 
 /// Takes turns on the runtime it is spawned on, whenever one of that runtime's threads rings. Ends with the worker.
@@ -236,7 +254,8 @@ pub(super) async fn help(desk: Arc<dyn Helped>) {
         let left = loop {
             turns += 1;
             next = desk.help_once(next != Next::Write);
-            if !matches!(next, Next::Again | Next::Write) || turns > HELPED_TURNS_MAX {
+            let is_enough = turns > HELPED_TURNS_MAX && !desk.deputy_takes_all();
+            if !matches!(next, Next::Again | Next::Write) || is_enough {
                 break next;
             }
             tokio::task::yield_now().await; // what was sent leaves first

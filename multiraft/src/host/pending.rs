@@ -1,4 +1,5 @@
-//! The answers that one caller awaits: a batch of requests, and one is a batch of one.
+//! The answers that one caller awaits: of one request, or of a batch. One request is not a batch of one: it needs a single
+//! allocation, and most requests are that.
 
 use crate::types::{AnswerSink, Outcome, Ticket};
 use std::future::Future;
@@ -86,5 +87,67 @@ impl Future for Pending {
             .into_iter()
             .map(|outcome| outcome.expect("none is missing"));
         Poll::Ready(outcomes.collect())
+    }
+}
+
+/// One request on its way. Dropping it forgets the answer, not the request.
+pub(super) struct Lone {
+    slot: Arc<Slot>,
+}
+
+struct Slot(Mutex<Waiting>);
+
+enum Waiting {
+    Unheard(Option<Waker>),
+    Answered(Outcome),
+    Taken,
+}
+
+impl Lone {
+    /// Room for one outcome.
+    pub(super) fn new() -> Lone {
+        let slot = Arc::new(Slot(Mutex::new(Waiting::Unheard(None))));
+        Lone { slot }
+    }
+
+    /// The request's ticket; there is one.
+    pub(super) fn ticket(&self) -> Ticket {
+        Ticket {
+            sink: Arc::clone(&self.slot) as Arc<dyn AnswerSink>,
+            number: 0,
+        }
+    }
+}
+
+impl Slot {
+    fn lock(&self) -> MutexGuard<'_, Waiting> {
+        self.0.lock().expect("nothing panics while it holds the outcome")
+    }
+}
+
+impl AnswerSink for Slot {
+    fn answer(&self, _number: u64, outcome: Outcome) {
+        let before = std::mem::replace(&mut *self.lock(), Waiting::Answered(outcome));
+        match before {
+            Waiting::Unheard(Some(waker)) => waker.wake(),
+            Waiting::Unheard(None) => {}
+            Waiting::Answered(_) | Waiting::Taken => unreachable!("a ticket is answered once"),
+        }
+    }
+}
+
+impl Future for Lone {
+    type Output = Outcome;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> Poll<Outcome> {
+        let mut slot = self.slot.lock();
+        match std::mem::replace(&mut *slot, Waiting::Taken) {
+            Waiting::Answered(outcome) => Poll::Ready(outcome),
+            Waiting::Unheard(_) => {
+                *slot = Waiting::Unheard(Some(cx.waker().clone()));
+                Poll::Pending
+            }
+            Waiting::Taken => unreachable!("a future is not polled after its end"),
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! `Raft`: the handle to one group that a program holds, with async calls and a watch on its state.
 
 use super::intake::{Intake, worker_of};
-use super::pending::Pending;
+use super::pending::{Lone, Pending};
 use crate::event::{Control, Event};
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
@@ -105,9 +105,9 @@ impl Raft {
     /// `TooLarge`, `NoSpace`, `Stopping`. There is no timeout: drop the future to stop waiting, which takes nothing
     /// back.
     pub async fn write(&self, command: Bytes) -> Result<Bytes, Failure> {
-        let pending = Pending::new(1);
-        self.propose(command, pending.ticket(0));
-        only(pending.await)
+        let pending = Lone::new();
+        self.propose(command, pending.ticket());
+        result(pending.await)
     }
 
     /// Replicates commands, in this order, as far as they are taken; one answer for each, with the errors of
@@ -133,9 +133,9 @@ impl Raft {
     ///
     /// Errors: `NotLeader`, `NoSuchGroup`, `Overloaded`, `Stopping`, all as `Refused`; a read has no effect.
     pub async fn read(&self, query: Bytes) -> Result<Bytes, Failure> {
-        let pending = Pending::new(1);
-        self.read_with(query, pending.ticket(0));
-        only(pending.await)
+        let pending = Lone::new();
+        self.read_with(query, pending.ticket());
+        result(pending.await)
     }
 
     /// Evaluates a query here or at the leader, confirmed or by lease, or against a state that may be a little old: see
@@ -184,14 +184,14 @@ impl Raft {
     /// Errors, as `Refused`: `NotVoter`, `NotLeader`, `NoSuchGroup`, `Overloaded` while another transfer is under way,
     /// `Stopping`.
     pub async fn transfer_leadership(&self, target: ReplicaId) -> Result<(), Failure> {
-        let pending = Pending::new(1);
-        let (group, ticket) = (self.group, pending.ticket(0));
+        let pending = Lone::new();
+        let (group, ticket) = (self.group, pending.ticket());
         self.intake.order(Control::Transfer {
             group,
             target,
             ticket,
         });
-        only(pending.await).map(drop)
+        result(pending.await).map(drop)
     }
 
     /// Like `write`, for callers with a ticket.
@@ -258,10 +258,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-fn only(outcomes: Vec<Outcome>) -> Result<Bytes, Failure> {
-    result(outcomes.into_iter().next().expect("one request, one outcome"))
-}
 
 fn result(outcome: Outcome) -> Result<Bytes, Failure> {
     match outcome {

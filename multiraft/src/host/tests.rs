@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::inbox::InboxLimits;
+use crate::limits::DEPUTY_EVENTS_MAX;
 use crate::storage::Birth;
 use crate::testing::{MemDisk, MemNetwork, SyncMode, Tally};
 use crate::types::{EntryId, GroupId, Membership, NodeId, Refusal, ReplicaId};
@@ -211,8 +212,8 @@ const NEVER: Duration = Duration::from_secs(1_000);
 /// How long a wait may take before the test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Three hosts, and a runtime on this thread that helps all of them.
-fn helped_trio() -> (Vec<Host>, Vec<Arc<Threads>>, tokio::runtime::Runtime) {
+/// Three hosts, and a runtime on this thread that helps all of them while as much as this waits.
+fn helped_trio(deputy_events_max: usize) -> (Vec<Host>, Vec<Arc<Threads>>, tokio::runtime::Runtime) {
     let network = MemNetwork::new();
     let threads: Vec<Arc<Threads>> = (0..NODES).map(|_| Arc::default()).collect();
     let host = |(node, threads): (u64, &Arc<Threads>)| {
@@ -224,6 +225,7 @@ fn helped_trio() -> (Vec<Host>, Vec<Arc<Threads>>, tokio::runtime::Runtime) {
                 heartbeat_interval: NEVER,
                 ..raft_core::Options::default()
             },
+            deputy_events_max,
             ..WorkerOptions::default()
         };
         start_with(
@@ -246,7 +248,7 @@ fn helped_trio() -> (Vec<Host>, Vec<Arc<Threads>>, tokio::runtime::Runtime) {
 
 #[test]
 fn a_lone_request_is_turned_over_where_it_arrives() {
-    let (hosts, threads, runtime) = helped_trio();
+    let (hosts, threads, runtime) = helped_trio(DEPUTY_EVENTS_MAX);
     let raft = hosts[0].raft(GroupId(1));
     runtime.block_on(async {
         raft.campaign();
@@ -269,8 +271,17 @@ async fn add_one(raft: &Raft) {
 
 #[test]
 fn deputies_and_other_threads_lose_no_wake_between_them() {
+    write_beside_other_threads(DEPUTY_EVENTS_MAX);
+}
+
+#[test]
+fn deputies_that_take_every_turn_lose_no_wake_of_other_threads() {
+    write_beside_other_threads(usize::MAX);
+}
+
+fn write_beside_other_threads(deputy_events_max: usize) {
     const WRITES: u64 = 2_000;
-    let (hosts, _, runtime) = helped_trio();
+    let (hosts, _, runtime) = helped_trio(deputy_events_max);
     let raft = hosts[0].raft(GroupId(1));
     runtime.block_on(async {
         raft.campaign();
@@ -299,7 +310,7 @@ fn deputies_and_other_threads_lose_no_wake_between_them() {
 
 #[test]
 fn turns_go_back_to_the_workers_thread_when_the_deputy_goes() {
-    let (hosts, threads, runtime) = helped_trio();
+    let (hosts, threads, runtime) = helped_trio(DEPUTY_EVENTS_MAX);
     let raft = hosts[0].raft(GroupId(1));
     runtime.block_on(async {
         raft.campaign();

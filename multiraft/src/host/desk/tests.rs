@@ -12,6 +12,10 @@ use bytes::Bytes;
 type TestDesk = Desk<MemStorage, MemLink, Tally>;
 
 fn desk() -> (TestDesk, InboxSender) {
+    desk_with(WorkerOptions::default())
+}
+
+fn desk_with(options: WorkerOptions) -> (TestDesk, InboxSender) {
     let clock = HostClock::new();
     let bell = Arc::new(ThreadBell::new(clock));
     let (inbox, sender) = Inbox::new(
@@ -22,14 +26,7 @@ fn desk() -> (TestDesk, InboxSender) {
     disk.start(vec![Arc::new(Back(sender.clone()))]);
     let link = MemNetwork::new().link(NodeId(1));
     let (storage, machine) = (disk.storage(0), Tally::new(disk.clone()));
-    let worker = Worker::new(
-        storage,
-        link,
-        machine,
-        Vec::new(),
-        WorkerOptions::default(),
-        clock.now(),
-    );
+    let worker = Worker::new(storage, link, machine, Vec::new(), options, clock.now());
     let seat = Seat {
         number: 0,
         worker,
@@ -86,7 +83,7 @@ fn a_taken_seat_and_a_full_inbox_are_left_to_the_thread() {
     let seat = desk.seat.lock().unwrap();
     assert_eq!(desk.help_once(true), Next::Thread);
     drop(seat);
-    for _ in 0..=HELPED_EVENTS_MAX {
+    for _ in 0..=WorkerOptions::default().deputy_events_max {
         sender.push(Event::Short(NodeId(2)));
     }
     assert_eq!(desk.help_once(true), Next::Thread);
@@ -111,4 +108,16 @@ fn a_stopped_worker_is_closed_by_its_thread() {
     assert_eq!(desk.help_once(true), Next::Thread);
     desk.work();
     assert_eq!(desk.help_once(true), Next::Stopped);
+}
+
+#[test]
+fn a_deputy_that_takes_all_leaves_no_full_inbox_to_the_thread() {
+    let (desk, sender) = desk_with(WorkerOptions {
+        deputy_events_max: usize::MAX,
+        ..WorkerOptions::default()
+    });
+    for _ in 0..100 {
+        sender.push(Event::Short(NodeId(2)));
+    }
+    assert_eq!(help_until_done(&desk), Next::Rest);
 }
