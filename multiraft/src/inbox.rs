@@ -75,9 +75,28 @@ pub struct InboxSender {
 pub struct Drained<'a> {
     /// By class: storage completions, births, messages, reads, proposals, other control; within a class as they came.
     /// Births come before messages: the first message to a newborn replica may already wait beside its birth.
-    pub events: Box<dyn Iterator<Item = Event> + 'a>,
+    pub events: Events<'a>,
     /// When the first read or proposal among them arrived.
     pub oldest_request: Option<Instant>,
+}
+
+/// The events of a drain, class by class.
+pub struct Events<'a> {
+    classes: std::slice::IterMut<'a, Vec<Event>>,
+    current: Option<std::vec::Drain<'a, Event>>,
+}
+
+impl Iterator for Events<'_> {
+    type Item = Event;
+
+    fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.current.as_mut().and_then(Iterator::next) {
+                return Some(event);
+            }
+            self.current = Some(self.classes.find(|class| !class.is_empty())?.drain(..));
+        }
+    }
 }
 
 impl Inbox {
@@ -108,7 +127,10 @@ impl Inbox {
             queues.oldest_request.take()
         };
         Drained {
-            events: Box::new(self.taken.iter_mut().flat_map(|class| class.drain(..))),
+            events: Events {
+                classes: self.taken.iter_mut(),
+                current: None,
+            },
             oldest_request,
         }
     }
@@ -189,6 +211,12 @@ impl fmt::Debug for Inbox {
 impl fmt::Debug for InboxSender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("InboxSender").finish_non_exhaustive()
+    }
+}
+
+impl fmt::Debug for Events<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
     }
 }
 

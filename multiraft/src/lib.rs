@@ -55,7 +55,7 @@ mod worker;
 pub use bulk::{Bulk, BulkHandle, BulkOutcome, BulkReceiver, BulkSink, BulkSource, NoBulk};
 pub use counters::{Counters, Sample, Stage};
 pub use event::{Control, Event};
-pub use inbox::{Doorbell, Drained, Inbox, InboxLimits, InboxSender, SilentBell};
+pub use inbox::{Doorbell, Drained, Events, Inbox, InboxLimits, InboxSender, SilentBell};
 pub use machine::{Queried, StateMachine};
 pub use network::{Frame, Lane, Outgoing, RaftNetwork};
 pub use raft_core::{

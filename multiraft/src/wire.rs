@@ -43,6 +43,9 @@ mod tests;
 /// The version this build writes, and the only one it reads.
 pub const VERSION: u8 = 2;
 
+/// By how much a frame may exceed the last one without being moved in memory.
+const FRAME_ROOM_SPARE: usize = 64;
+
 /// One Raft message and the group it belongs to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GroupMessage {
@@ -71,12 +74,15 @@ pub struct FrameEncoder {
     large_bytes: usize,
     messages: u32,
     is_short: bool,
+    /// What the last frame took, and a little more: the next one will be like it.
+    room: usize,
 }
 
 impl FrameEncoder {
     /// Appends a message.
     pub fn push(&mut self, group: GroupId, envelope: &Envelope) {
         if self.buffer.is_empty() {
+            self.buffer.reserve_exact(self.room);
             self.buffer.extend_from_slice(&[VERSION, 0, 0, 0, 0]);
         }
         self.messages += 1;
@@ -114,6 +120,7 @@ impl FrameEncoder {
         assert!(self.messages > 0, "a frame holds at least one message");
         let mark = if self.is_short { SHORT_MARK } else { 0 };
         self.buffer[1..HEADER_BYTES].copy_from_slice(&(self.messages | mark).to_le_bytes());
+        self.room = self.buffer.len() + FRAME_ROOM_SPARE;
         let buffer = Bytes::from(std::mem::take(&mut self.buffer));
         let mut chunks = Vec::with_capacity(2 * self.large.len() + 1);
         let mut from = 0;

@@ -104,6 +104,8 @@ impl Default for WorkerOptions {
 /// What follows from a turn, beyond what went to network, storage, machine and tickets.
 #[derive(Debug, Default)]
 pub struct Turn {
+    /// When it took place.
+    pub now: Instant,
     /// When the next turn is due if nothing arrives before. In the past or present: at once. None: never.
     pub deadline: Option<Instant>,
     /// Who leads now, where that changed; in group order.
@@ -763,7 +765,8 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             return;
         }
         let from = clock.now();
-        for (id, entries) in std::mem::take(&mut self.committed) {
+        let mut committed = std::mem::take(&mut self.committed);
+        for (id, entries) in committed.drain(..) {
             self.results.clear();
             self.machine.apply(id, &entries, &mut self.results);
             let group = self.groups.get_mut(&id).expect("touched groups exist");
@@ -777,6 +780,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
             mark_dirty(&mut self.dirty, id, group);
             self.counters.applied += entries.len() as u64;
         }
+        self.committed = committed; // keeps its room
         self.samples.add(Stage::Apply, from, clock.now(), 1);
     }
 
@@ -831,6 +835,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
         self.counters.touched += touched.len() as u64;
         self.touched = touched;
         let mut turn = std::mem::take(&mut self.turn);
+        turn.now = self.moment.now;
         turn.samples = self.samples.take();
         turn.deadline = match self.busy.is_empty() {
             true => self.timers.next(),

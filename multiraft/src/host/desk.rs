@@ -87,6 +87,8 @@ pub(super) struct Seat<S, N, M> {
     pub(super) watches: Arc<Watches>,
     /// When the next turn is due if nothing arrives before.
     pub(super) due: Option<Instant>,
+    /// It was due already when the last turn began.
+    pub(super) is_due: bool,
 }
 
 impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Seat<S, N, M> {
@@ -97,12 +99,14 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Seat<S, N, M> {
         self.observer.on_turn(self.number, &turn, self.worker.counters());
         self.watches.publish(&self.worker);
         self.due = turn.deadline;
+        self.is_due = turn.deadline.is_some_and(|due| due <= turn.now);
         turn
     }
 
-    /// True: nothing waits, nothing is due, and the next push will ring.
+    /// True: nothing waits, nothing was due when the turn began, and the next push will ring. The clock is not read
+    /// again: whoever sleeps until a time that has passed does not sleep.
     fn may_rest(&mut self) -> bool {
-        !self.worker.is_stopped() && self.due.is_none_or(|due| due > self.clock.now()) && self.inbox.listen()
+        !self.worker.is_stopped() && !self.is_due && self.inbox.listen()
     }
 
     fn alarm(&self) -> u64 {

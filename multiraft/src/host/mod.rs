@@ -109,6 +109,7 @@ impl Host {
                 observer: Arc::clone(&observer),
                 watches: Arc::clone(&watches),
                 due: None,
+                is_due: false,
             };
             let desk = Arc::new(Desk::new(Arc::clone(intake.bell(number)), seat));
             desks.push(Arc::clone(&desk) as Arc<dyn Helped>);

@@ -142,9 +142,9 @@ impl Raft {
     /// [`ReadPolicy`] for what each promises. Errors as for [`read`](Self::read); reads that are served here are refused
     /// with `NotLeader(None)` while no leader is known to ask.
     pub async fn read_as(&self, query: Bytes, policy: ReadPolicy) -> Result<Bytes, Failure> {
-        let pending = Pending::new(1);
-        self.intake.read_as(self.group, query, policy, pending.ticket(0));
-        only(pending.await)
+        let pending = Lone::new();
+        self.intake.read_as(self.group, query, policy, pending.ticket());
+        result(pending.await)
     }
 
     /// Adds a learner: a replica of an id that was never used, on a node without one of this group. It must be made
@@ -162,14 +162,14 @@ impl Raft {
     /// Errors: `Refused(Change(why))`, each `why` with what to do in `ChangeRefused`; `NotLeader`, `NoSuchGroup`,
     /// `Stopping`. `Unknown`: leadership was lost before; `metrics` tells what became of it.
     pub async fn change_membership(&self, changes: Vec<MemberChange>) -> Result<(), Failure> {
-        let pending = Pending::new(1);
-        let (group, ticket) = (self.group, pending.ticket(0));
+        let pending = Lone::new();
+        let (group, ticket) = (self.group, pending.ticket());
         self.intake.order(Control::Change {
             group,
             changes,
             ticket,
         });
-        only(pending.await).map(drop)
+        result(pending.await).map(drop)
     }
 
     /// Makes the replica here wait this much longer than others before it campaigns: a hint that they should lead.
@@ -212,10 +212,10 @@ impl Raft {
     /// Asks for a checkpoint now. Ok: the state here survives any crash without the log up to this index, which is at
     /// least what was applied at the call. What other members hold, too, is truncated then; so is what `truncate` names.
     pub async fn snapshot(&self) -> Result<Index, Failure> {
-        let pending = Pending::new(1);
-        let (group, ticket) = (self.group, pending.ticket(0));
+        let pending = Lone::new();
+        let (group, ticket) = (self.group, pending.ticket());
         self.intake.order(Control::Checkpoint { group, ticket });
-        let position = only(pending.await)?;
+        let position = result(pending.await)?;
         Ok(wire::decode_position(&position).expect("a checkpoint is answered with its position"))
     }
 

@@ -35,6 +35,7 @@ fn desk_with(options: WorkerOptions) -> (TestDesk, InboxSender) {
         observer: Arc::new(()),
         watches: Arc::new(Watches::new(1)),
         due: None,
+        is_due: false,
     };
     (Desk::new(bell, seat), sender)
 }
