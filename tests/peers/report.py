@@ -7,6 +7,9 @@
   report.py table BASE=OURS... < LINES
       A Markdown table per bench: for each case the medians of both systems, and the median of the ratios of each round
       (with the smallest and the largest): throughput ours / base, latency ours / base.
+  report.py contest OURS < LINES
+      A Markdown table per bench: medians of writes per second and CPU per write of every system, and the median of the ratios
+      of each round: ours beside the best of the others (the first round's best where a round has no others).
   report.py leader KEY < RANGES
       The node that leads the range of KEY, out of `flotilla range ls -o json`.
 """
@@ -104,6 +107,35 @@ def rows(lines, base, ours):
     return out
 
 
+def contest(arguments):
+    benches = collections.OrderedDict()
+    for line in map(json.loads, filter(str.strip, sys.stdin)):
+        cases = benches.setdefault(line["bench"], collections.OrderedDict())
+        cases.setdefault(line["case"], collections.OrderedDict()).setdefault(line["system"], {})[line["round"]] = line
+    for bench, cases in benches.items():
+        print(f"\n### {bench}: {arguments.ours} beside the best other\n")
+        print("| case | system | rounds | writes/s | CPU us/write | writes/s, ours / best | CPU, best / ours | bytes per replica | idle, cores |")
+        print("|---|---|--:|--:|--:|--:|--:|--:|--:|")
+        for case, systems in cases.items():
+            for system, rounds in systems.items():
+                print(contender(case, system, rounds, systems, arguments.ours))
+
+
+def contender(case, system, rounds, systems, ours):
+    others = [of for name, of in systems.items() if name != ours]
+    speeds = cpus = "|"
+    if system == ours and others:
+        best = lambda field, r, pick: pick(of[r if r in of else 1][field] for of in others)
+        speeds = spread([line["ops_per_second"] / best("ops_per_second", r, max) for r, line in rounds.items()]) + " |"
+        cpus = spread([best("cpu_us_per_op", r, min) / line["cpu_us_per_op"] for r, line in rounds.items()]) + " |"
+    median = lambda field: statistics.median(line[field] for line in rounds.values())
+    first = rounds[min(rounds)]
+    memory = f"{first['bytes_per_replica']:,.0f}" if first.get("idle_cores") else ""
+    idle = f"{first['idle_cores']:.3f}" if first.get("idle_cores") else ""
+    return (f"| {case} | {system} | {len(rounds)} | {median('ops_per_second'):,.0f} | {median('cpu_us_per_op'):.2f} | {speeds} {cpus} "
+            f"{memory} | {idle} |")
+
+
 def leader(arguments):
     key = arguments.key.encode()
     for item in json.load(sys.stdin)["items"]:
@@ -136,6 +168,9 @@ def main():
     many = verbs.add_parser("table")
     many.add_argument("pairs", nargs="+")
     many.set_defaults(do=table)
+    all_in = verbs.add_parser("contest")
+    all_in.add_argument("ours")
+    all_in.set_defaults(do=contest)
     who = verbs.add_parser("leader")
     who.add_argument("key")
     who.set_defaults(do=leader)
