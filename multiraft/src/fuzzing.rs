@@ -94,7 +94,7 @@ fn entries() -> Vec<Entry> {
     let payloads = [
         Payload::Noop(stamp),
         Payload::Command(stamp, Bytes::from_static(b"some command")),
-        Payload::Membership(Membership::of_voters(members)),
+        Payload::Membership(Box::new(Membership::of_voters(members))),
         Payload::Command(Stamp(stamp.0 + 5), Bytes::new()),
     ];
     let ids = (401..).map(|index| EntryId::new(7, index));

@@ -341,7 +341,7 @@ impl Group {
             );
             self.applied = entry.id;
             if let Payload::Membership(membership) = &entry.payload {
-                self.membership = membership.clone();
+                self.membership = (**membership).clone();
             }
             self.complete(entry.id, result, answers, samples, now);
             self.follow_change(entry, answers);

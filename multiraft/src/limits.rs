@@ -66,8 +66,8 @@ pub const TAIL_BYTES_PER_WORKER: usize = 64 << 20;
 /// But each group may keep this many.
 pub const TAIL_BYTES_PER_GROUP_MIN: usize = 64 << 10;
 
-/// What `WorkerOptions::deputy_events_max` is as a rule: a deputy takes a turn only for a lone request. With more, measured at 64 clients, turns
-/// beside deliveries on two threads are faster than one after the other on one.
+/// What `WorkerOptions::deputy_events_max` is as a rule: a deputy takes a turn only for a lone request. With more,
+/// measured at 64 clients, turns beside deliveries on two threads are faster than one after the other on one.
 pub const DEPUTY_EVENTS_MAX: usize = 1;
 
 /// Turns that a deputy takes in a row before it leaves the rest to the worker's thread.

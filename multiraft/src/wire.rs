@@ -496,7 +496,7 @@ impl Reader<'_> {
                 self.lengths.push(length);
                 Payload::Command(stamp, Bytes::new())
             }
-            ENTRY_MEMBERSHIP => Payload::Membership(self.membership()?),
+            ENTRY_MEMBERSHIP => Payload::Membership(Box::new(self.membership()?)),
             _ => return Err(DecodeError::Kind(kind)),
         })
     }

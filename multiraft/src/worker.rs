@@ -22,8 +22,7 @@ use crate::inbox::Inbox;
 use crate::inbox::InboxSender;
 use crate::limits::{
     APPEND_BYTES_MAX, DEPUTY_EVENTS_MAX, PAYLOAD_BYTES_MAX, SNAPSHOTS_OUT_MAX, TAIL_BYTES_PER_GROUP_MIN,
-    TAIL_BYTES_PER_WORKER,
-    WAITING_BYTES_PER_WORKER_MAX, WAITING_PER_GROUP_MAX, WAITING_PER_WORKER_MAX,
+    TAIL_BYTES_PER_WORKER, WAITING_BYTES_PER_WORKER_MAX, WAITING_PER_GROUP_MAX, WAITING_PER_WORKER_MAX,
 };
 use crate::machine::StateMachine;
 use crate::network::RaftNetwork;
@@ -314,6 +313,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Worker<S, N, M> {
     }
 
     /// How it behaves.
+    #[cfg(feature = "host")]
     pub(crate) fn options(&self) -> &WorkerOptions {
         &self.options
     }
@@ -888,7 +888,7 @@ fn membership_at(restored: &Restored, index: Index) -> Membership {
         .rev()
         .skip_while(|entry| entry.id.index > index);
     let mut memberships = upto.filter_map(|entry| match &entry.payload {
-        Payload::Membership(membership) => Some(membership),
+        Payload::Membership(membership) => Some(&**membership),
         _ => None,
     });
     memberships.next().unwrap_or(&restored.membership).clone()

@@ -51,7 +51,10 @@ impl Replica {
         if bugs::is_on(Bug::ShortAppendCuts) && known == entries.len() && matched < self.log.last().index {
             self.cut(matched.next());
         }
-        self.accept(entries.split_off(known));
+        if known > 0 {
+            entries.drain(..known);
+        }
+        self.accept(entries);
         if bugs::is_on(Bug::AcknowledgesBeyondAppend) {
             matched = self.log.last().index;
         }

@@ -175,7 +175,7 @@ impl Memberships {
     pub(crate) fn on_appended(&mut self, entry: &Entry) -> bool {
         match &entry.payload {
             Payload::Membership(membership) => {
-                self.history.push((entry.id.index, membership.clone()));
+                self.history.push((entry.id.index, (**membership).clone()));
                 true
             }
             Payload::Noop(_) | Payload::Command(..) => false,
@@ -273,7 +273,7 @@ impl Replica {
         );
         let before = self.memberships.effective();
         assert!(next.may_follow(before), "I9: {next} after {before}");
-        let index = self.append_own(Payload::Membership(next));
+        let index = self.append_own(Payload::Membership(Box::new(next)));
         if let Role::Leader(leader) = &mut self.role {
             leader.sends_due = true;
         }

@@ -114,8 +114,9 @@ pub enum Payload {
     Noop(Stamp),
     /// Opaque bytes for the state machine, with the stamp of the leader that proposed them.
     Command(Stamp, Bytes),
-    /// A new membership, effective as soon as it is appended (Raft §6).
-    Membership(Membership),
+    /// A new membership, effective as soon as it is appended (Raft §6). Boxed: it is rare, and every entry would be as
+    /// large as it.
+    Membership(Box<Membership>),
 }
 
 impl Entry {

@@ -210,7 +210,7 @@ pub(crate) fn read_entry(group: GroupId, index: Index, bytes: &[u8]) -> Result<E
     let payload = match reader.byte()? {
         NOOP => Payload::Noop(Stamp(reader.varint()?)),
         COMMAND => Payload::Command(Stamp(reader.varint()?), Bytes::copy_from_slice(reader.rest())),
-        MEMBERSHIP => Payload::Membership(reader.membership()?),
+        MEMBERSHIP => Payload::Membership(Box::new(reader.membership()?)),
         _ => return Err(Malformed("an entry of an unknown kind")),
     };
     match reader.is_empty() {

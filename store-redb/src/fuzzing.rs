@@ -125,7 +125,7 @@ fn entries() -> Vec<Entry> {
     let payloads = [
         Payload::Noop(Stamp(1_800_000_000_000)),
         Payload::Command(Stamp(1_800_000_000_001), Bytes::from_static(b"a command")),
-        Payload::Membership(membership()),
+        Payload::Membership(Box::new(membership())),
     ];
     let ids = (INDEX.0..).map(|index| EntryId::new(7, index));
     ids.zip(payloads)

@@ -185,7 +185,7 @@ impl Record {
         for entry in &rest[..taken] {
             self.put_placed_entry(write.group, entry);
             if let Payload::Membership(membership) = &entry.payload {
-                memberships.push((entry.id.index, membership.clone()));
+                memberships.push((entry.id.index, (**membership).clone()));
             }
         }
         self.next_op();

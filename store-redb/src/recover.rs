@@ -631,7 +631,7 @@ impl FoundGroup {
         if let Payload::Membership(membership) = &entry.payload {
             self.log
                 .memberships
-                .push_back((entry.id.index, membership.clone()));
+                .push_back((entry.id.index, (**membership).clone()));
         }
         self.entries.push_back(entry);
         Ok(())

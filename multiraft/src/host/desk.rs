@@ -157,7 +157,7 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Desk<S, N, M> {
                 self.alarm.store(seat.alarm(), Ordering::Release);
                 drop(place);
                 self.sleep(due);
-            } else if self.deputy_events_max == usize::MAX && self.bell.is_helped.load(Ordering::Acquire) {
+            } else if !seat.worker.is_stopped() && self.leaves_all() {
                 self.alarm.store(u64::MAX, Ordering::Release);
                 drop(place);
                 self.bell.deputy.notify_one();
@@ -166,8 +166,14 @@ impl<S: RaftStorage, N: RaftNetwork, M: StateMachine> Desk<S, N, M> {
         }
     }
 
-    fn is_too_much(&self, inbox: &Inbox) -> bool {
-        self.deputy_events_max != usize::MAX && inbox.len() > self.deputy_events_max
+    /// This thread only watches the clock, as long as there is a deputy. A stopped worker is closed here all the same:
+    /// nobody may be running the deputy any more.
+    fn leaves_all(&self) -> bool {
+        self.deputy_takes_all() && self.bell.is_helped.load(Ordering::Acquire)
+    }
+
+    fn deputy_takes_all(&self) -> bool {
+        self.deputy_events_max == usize::MAX
     }
 
     fn sleep(&self, until: Option<Instant>) {
@@ -227,7 +233,7 @@ where
         let Some(seat) = place.as_mut() else {
             return Next::Stopped;
         };
-        if seat.worker.is_stopped() || self.is_too_much(&seat.inbox) {
+        if seat.worker.is_stopped() || seat.inbox.len() > self.deputy_events_max {
             return Next::Thread;
         }
         if is_written {
@@ -245,7 +251,7 @@ where
     }
 
     fn deputy_takes_all(&self) -> bool {
-        self.deputy_events_max == usize::MAX
+        Desk::deputy_takes_all(self)
     }
 }
 

@@ -369,7 +369,7 @@ fn log<H: MachineHarness>(harness: &H, group: GroupId) -> Vec<Entry> {
         let payload = match index {
             _ if index == ENTRIES as u64 => Payload::Noop(LATE),
             _ if index.is_multiple_of(10) => Payload::Noop(stamp),
-            _ if index % 20 == 5 => Payload::Membership(membership(group)),
+            _ if index % 20 == 5 => Payload::Membership(Box::new(membership(group))),
             _ => Payload::Command(stamp, harness.command(100 * group.0 + index)),
         };
         Entry {

@@ -669,7 +669,7 @@ impl Log {
             let first = self.entries.pop_front().expect("what is truncated was written");
             self.truncated = first.id;
             if let Payload::Membership(membership) = first.payload {
-                self.membership = membership;
+                self.membership = *membership;
             }
         }
     }

@@ -170,7 +170,7 @@ fn every_payload_survives<H: StorageHarness>(harness: &mut H) {
         Payload::Noop(Stamp(1_800_000_000_000)),
         Payload::Command(Stamp(17), Bytes::new()),
         Payload::Command(Stamp(u64::MAX), Bytes::from(vec![0xa5; 1 << 20])),
-        Payload::Membership(joint),
+        Payload::Membership(Box::new(joint)),
         Payload::Command(Stamp(18), Bytes::from_static(b"last")),
     ];
     let entries = payloads.into_iter().zip(1..).map(|(payload, index)| Entry {

@@ -39,7 +39,7 @@ fn payload() -> impl Strategy<Value = Payload> {
         1 => number().prop_map(|stamp| Payload::Noop(Stamp(stamp))),
         6 => (number(), size, any::<u8>())
             .prop_map(|(stamp, size, byte)| Payload::Command(Stamp(stamp), Bytes::from(vec![byte; size]))),
-        1 => membership().prop_map(Payload::Membership),
+        1 => membership().prop_map(|membership| Payload::Membership(Box::new(membership))),
     ]
 }
 

@@ -183,7 +183,7 @@ impl Cluster {
             .replicas()
             .for_each(|member| self.make_room_for(member));
         self.checker.on_forced();
-        let payload = crate::Payload::Membership(membership);
+        let payload = crate::Payload::Membership(Box::new(membership));
         let result = self.input(id, |replica, now| {
             replica.advance_clock(now);
             replica.append_proposals(std::iter::once(payload))

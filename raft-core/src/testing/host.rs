@@ -75,7 +75,7 @@ impl Disk {
             .take_while(|entry| entry.id.index <= self.checkpointed)
             .collect();
         let changes = inside.iter().rev().filter_map(|entry| match &entry.payload {
-            Payload::Membership(membership) => Some(membership),
+            Payload::Membership(membership) => Some(&**membership),
             _ => None,
         });
         Snapshot {
@@ -109,7 +109,7 @@ impl Disk {
         for entry in self.entries.drain(..gone) {
             self.truncated = entry.id;
             if let Payload::Membership(membership) = entry.payload {
-                self.membership = membership;
+                self.membership = *membership;
             }
         }
     }

@@ -222,7 +222,7 @@ impl Log {
         let entries = self.entries.iter().rev();
         let mut entries = entries.skip_while(|entry| entry.id.index.0 > index);
         let changed = entries.find_map(|entry| match &entry.payload {
-            Payload::Membership(membership) => Some(membership),
+            Payload::Membership(membership) => Some(&**membership),
             _ => None,
         });
         changed.unwrap_or(&self.origin.membership)

@@ -750,7 +750,7 @@ impl World {
         };
         let mut entry = command(term, index, key, length);
         if random.one_in(15) {
-            entry.payload = Payload::Membership(membership(group, random.below(3)));
+            entry.payload = Payload::Membership(Box::new(membership(group, random.below(3))));
         }
         entry
     }

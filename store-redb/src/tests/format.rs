@@ -47,7 +47,7 @@ fn one_of_everything() -> Arc<SimDisk> {
     node.checkpoint();
     let kinds = [
         Payload::Noop(Stamp(7)),
-        Payload::Membership(members(PARENT)),
+        Payload::Membership(Box::new(members(PARENT))),
         Payload::Command(Stamp(8), put("b", "4")),
     ];
     node.write_payloads(PARENT, 2, &kinds, 3); // not committed: it moves to the cold table

@@ -23,7 +23,7 @@ fn joint() -> Membership {
 fn in_force(group: &RestoredGroup) -> Membership {
     let entries = group.restored.entries.iter().rev();
     let mut memberships = entries.filter_map(|entry| match &entry.payload {
-        Payload::Membership(membership) => Some(membership),
+        Payload::Membership(membership) => Some(&**membership),
         _ => None,
     });
     memberships.next().unwrap_or(&group.restored.membership).clone()
@@ -34,7 +34,7 @@ fn a_joint_membership_comes_back_from_the_log_from_a_checkpoint_and_without_its_
     let disk = Arc::new(SimDisk::new());
     let mut node = Node::open(&disk);
     node.found(GROUP, replica(GROUP));
-    node.write_payloads(GROUP, 1, &[Payload::Membership(joint())], 1);
+    node.write_payloads(GROUP, 1, &[Payload::Membership(Box::new(joint()))], 1);
     node.commit();
     let disk = kill(node, &disk);
     let mut node = Node::open(&disk);
@@ -50,7 +50,7 @@ fn a_joint_membership_comes_back_from_the_log_from_a_checkpoint_and_without_its_
     assert_eq!(in_force(&node.restored[0]), joint());
 
     node.truncate();
-    node.write_payloads(GROUP, 1, &[Payload::Membership(joint().left())], 1);
+    node.write_payloads(GROUP, 1, &[Payload::Membership(Box::new(joint().left()))], 1);
     node.commit();
     node.checkpoint();
     let node = Node::open(&kill(node, &disk));

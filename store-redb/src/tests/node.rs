@@ -145,7 +145,7 @@ impl Node {
             let entry = found.waiting.remove(0);
             found.applied = entry.id;
             if let Payload::Membership(membership) = &entry.payload {
-                found.membership = membership.clone();
+                found.membership = (**membership).clone();
             }
             if let Payload::Command(_, command) = entry.payload {
                 self.execute(group, entry.id, std::str::from_utf8(&command).unwrap());

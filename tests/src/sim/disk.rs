@@ -113,7 +113,7 @@ impl GroupLog {
     pub(super) fn memberships_after(&self, index: Index) -> impl Iterator<Item = &Membership> {
         let later = self.entries.iter().filter(move |entry| entry.id.index > index);
         later.filter_map(|entry| match &entry.payload {
-            Payload::Membership(membership) => Some(membership),
+            Payload::Membership(membership) => Some(&**membership),
             Payload::Noop(_) | Payload::Command(..) => None,
         })
     }
@@ -129,7 +129,7 @@ impl GroupLog {
             let entry = self.entries.pop_front().expect("just seen");
             self.truncated = entry.id;
             if let Payload::Membership(membership) = entry.payload {
-                self.membership = membership;
+                self.membership = *membership;
             }
         }
     }

@@ -207,7 +207,7 @@ impl Lists {
         let mut changed = None;
         match &entry.payload {
             Payload::Noop(stamp) => state.clock = state.clock.max(*stamp),
-            Payload::Membership(membership) => changed = Some(membership.clone()),
+            Payload::Membership(membership) => changed = Some((**membership).clone()),
             Payload::Command(stamp, bytes) => {
                 let decoded = Command::decode(bytes);
                 command = Some(decoded);

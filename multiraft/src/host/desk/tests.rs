@@ -122,3 +122,15 @@ fn a_deputy_that_takes_all_leaves_no_full_inbox_to_the_thread() {
     }
     assert_eq!(help_until_done(&desk), Next::Rest);
 }
+
+#[test]
+fn a_worker_stops_while_the_deputy_that_takes_all_does_not_run() {
+    let (desk, sender) = desk_with(WorkerOptions {
+        deputy_events_max: usize::MAX,
+        ..WorkerOptions::default()
+    });
+    desk.bell.is_helped.store(true, Ordering::Release);
+    sender.push(Event::Control(Control::Stop));
+    desk.work();
+    assert_eq!(desk.help_once(true), Next::Stopped);
+}

@@ -144,4 +144,9 @@ impl StateMachine for Count {
     }
 
     fn open(&mut self, _group: GroupId, _descriptor: &Bytes, _applied: EntryId) {}
+
+    /// No snapshots are taken here: the hosts have no [`multiraft::Snapshots`].
+    fn install(&mut self, _group: GroupId, _descriptor: &Bytes, _snapshot: EntryId) {
+        unreachable!("nobody sends snapshots");
+    }
 }

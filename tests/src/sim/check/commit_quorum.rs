@@ -23,7 +23,7 @@ impl CommitQuorum {
             if let Payload::Membership(membership) = &entry.payload {
                 let written = self.written.entry(write.group).or_default();
                 if !written.contains(membership) {
-                    written.push(membership.clone());
+                    written.push((**membership).clone());
                 }
             }
         }
