@@ -353,7 +353,7 @@ fn entry(words: &mut Words<'_>) -> Option<Entry> {
     let payload = match words.next()? {
         "noop" => Payload::Noop(Stamp(number(words.next()?)?)),
         "command" => Payload::Command(Stamp(number(words.next()?)?), unhex(words.next()?)?),
-        "members" => Payload::Membership(members(words.next()?)?),
+        "members" => Payload::Membership(Box::new(members(words.next()?)?)),
         _ => return None,
     };
     Some(Entry { id, payload })
