@@ -22,6 +22,7 @@ mod accept;
 mod bucket;
 mod bulk;
 mod calls;
+mod congestion;
 mod dial;
 mod framing;
 #[cfg(feature = "fuzzing")]

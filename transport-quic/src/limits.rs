@@ -91,6 +91,9 @@ pub(crate) const ACK_DELAY_MAX: Duration = Duration::from_millis(5);
 /// Bytes a fresh connection may have on their way. More than [`PACKETS_PER_ACK`] packets, or it would stand still until
 /// the delay is over; nodes and clients are near each other, and a burst of requests must not be paced.
 pub(crate) const INITIAL_WINDOW: u64 = 1 << 20;
+/// A link may always have this many bytes on their way, whatever was lost: several seconds of heartbeats and of requests
+/// that nobody answers.
+pub(crate) const WINDOW_FLOOR: u64 = 256 << 10;
 /// Expected round trip before one is measured.
 pub(crate) const INITIAL_RTT: Duration = Duration::from_millis(25);
 /// A dial that has not led to an accepted hello by then is given up. Short, because a fresh attempt probes at
@@ -100,8 +103,9 @@ pub(crate) const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 pub(crate) const DIAL_GRACE: Duration = Duration::from_secs(2);
 /// Pause after the first failed dial.
 pub(crate) const BACKOFF_MIN: Duration = Duration::from_millis(50);
-/// Longest pause between dials.
-pub(crate) const BACKOFF_MAX: Duration = Duration::from_secs(2);
+/// Longest pause between dials. Short beside [`DIAL_TIMEOUT`]: where packets vanish, that is the pause, and this comes on
+/// top of it once the path is mended.
+pub(crate) const BACKOFF_MAX: Duration = Duration::from_millis(500);
 /// A link that lived this long ends the backoff.
 pub(crate) const LINK_PROVEN: Duration = Duration::from_secs(10);
 /// A link this old is dialed anew, so that certificates which were renewed, or have expired, take effect.
@@ -136,6 +140,7 @@ const _: () = {
     assert!(REQUESTS_MAX >= CALLS_MAX);
     assert!(WRITE_BYTES >= OWN_CHUNK_BYTES_MIN && READ_BYTES_MAX >= TRUSTED_BYTES_MAX);
     assert!(KEEP_ALIVE.as_millis() * 2 < IDLE_TIMEOUT.as_millis());
+    assert!(WINDOW_FLOOR <= INITIAL_WINDOW);
     assert!(BACKOFF_MIN.as_millis() <= BACKOFF_MAX.as_millis());
     // A new link comes up before the old one gives up, and renewals do not pile up.
     assert!(DIAL_TIMEOUT.as_millis() < REPLACED_TIMEOUT.as_millis());

@@ -1,5 +1,6 @@
 //! Builds the endpoint: socket, keys, TLS and QUIC settings. Decides nothing at run time.
 
+use crate::congestion::Floored;
 use crate::identity::Credentials;
 use crate::limits::{
     ACK_DELAY_MAX, BIDI_STREAMS_MAX, HANDSHAKES_MAX, IDLE_TIMEOUT, INCOMING_BYTES_MAX, INCOMING_BYTES_TOTAL,
@@ -131,12 +132,12 @@ fn factory(congestion: Congestion) -> Arc<dyn ControllerFactory + Send + Sync> {
         Congestion::Cubic => {
             let mut cubic = CubicConfig::default();
             cubic.initial_window(INITIAL_WINDOW);
-            Arc::new(cubic)
+            Arc::new(Floored(Arc::new(cubic)))
         }
         Congestion::Bbr => {
             let mut bbr = BbrConfig::default();
             bbr.initial_window(INITIAL_WINDOW);
-            Arc::new(bbr)
+            Arc::new(Floored(Arc::new(bbr)))
         }
     }
 }
